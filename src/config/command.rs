@@ -1,0 +1,282 @@
+//! Command: everything that can be changed; Query: everything that can be asked; Reply: what comes
+//! back. One JSON line each on the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::lvs::{
+    Endpoint, ForwardMethod, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds, Timeouts,
+    Weight,
+};
+
+/// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// `ipvsadm -A`
+    AddService(ServiceSpec),
+    /// `ipvsadm -E`: scheduler, persistence and flags are replaced; servers and connections stay.
+    EditService(ServiceSpec),
+    /// `ipvsadm -D`
+    DeleteService(ServiceKey),
+    /// `ipvsadm -C`
+    Flush,
+    /// `ipvsadm -a`
+    AddReal {
+        /// Which service.
+        service: ServiceKey,
+        /// The new server.
+        real: RealSpec,
+    },
+    /// `ipvsadm -e`
+    EditReal {
+        /// Which service.
+        service: ServiceKey,
+        /// The server as it shall be.
+        real: RealSpec,
+    },
+    /// `ipvsadm -d`
+    DeleteReal {
+        /// Which service.
+        service: ServiceKey,
+        /// Which server.
+        real: RealKey,
+    },
+    /// `ipvsadm -Z`: one service, or all.
+    Zero(Option<ServiceKey>),
+    /// `ipvsadm --set`: a zero leaves that timeout as it is.
+    SetTimeouts(Timeouts),
+    /// A tunable by the kernel's name.
+    SetTunable {
+        /// Name of the sysctl, e.g. `conn_reuse_mode`.
+        name: String,
+        /// Its value as text.
+        value: String,
+    },
+    /// Several changes: all or none, in one snapshot.
+    Batch(Vec<Command>),
+}
+
+/// A real server as configured; everything `ipvsadm -a` can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RealSpec {
+    /// Address and port.
+    pub key: RealKey,
+    /// Share of new connections.
+    pub weight: Weight,
+    /// How packets get there.
+    pub method: ForwardMethod,
+    /// Connection limits.
+    #[serde(default)]
+    pub thresholds: Thresholds,
+}
+
+/// A question. Asking changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Query {
+    /// All services, or one, with servers, counts, statistics and rates.
+    Services(Option<ServiceKey>),
+    /// All connection entries.
+    Connections,
+    /// The three timeouts of `--set`.
+    Timeouts,
+    /// The frame account and the counters of every port.
+    Account,
+    /// What the daemon is: version, process id, ports, workers.
+    Status,
+}
+
+/// What goes over the control socket, one JSON line each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Change something.
+    Do(Command),
+    /// Ask something.
+    Ask(Query),
+    /// Stop the daemon in order.
+    Stop,
+}
+
+/// What comes back: one JSON line for one request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// It is in force in every worker.
+    Done,
+    /// Nothing was changed.
+    Refused(Refusal),
+    /// The answer to a question.
+    Listing(Listing),
+    /// The request itself could not be read.
+    BadRequest(String),
+}
+
+/// Why a Command was refused. The sentences are ipvsadm's (`ipvs_strerror` of libipvs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// -A of a service that exists.
+    ServiceExists,
+    /// -E, -D, -Z, -L of a service that does not.
+    NoSuchService,
+    /// -a, -e, -d: the service is absent.
+    ServiceNotDefined,
+    /// -a of a server that exists.
+    DestinationExists,
+    /// -e, -d of a server that does not.
+    NoSuchDestination,
+    /// Unknown scheduler or engine.
+    SchedulerNotFound,
+    /// EINVAL.
+    Invalid,
+    /// ERANGE: thresholds reversed, weight negative.
+    OutOfRange,
+    /// A tunable nobody knows.
+    UnknownTunable,
+    /// The table is full or a limit was reached.
+    OutOfMemory,
+}
+
+impl Refusal {
+    /// The line ipvsadm prints.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Refusal::ServiceExists => "Service already exists",
+            Refusal::NoSuchService => "No such service",
+            Refusal::ServiceNotDefined => "Service not defined",
+            Refusal::DestinationExists => "Destination already exists",
+            Refusal::NoSuchDestination => "No such destination",
+            Refusal::SchedulerNotFound => "Scheduler or persistence engine not found",
+            Refusal::Invalid => {
+                "Invalid operation.  Possibly wrong module version, address not unicast, ..."
+            }
+            Refusal::OutOfRange => "Numerical result out of range",
+            Refusal::UnknownTunable => "No such tunable",
+            Refusal::OutOfMemory => "Memory allocation problem",
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// The answer to a Query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Listing {
+    /// Services in the engine's own order (newest first within a service's servers).
+    Services {
+        /// Rows of the table: what ipvsadm prints as `size=`.
+        table_size: u32,
+        /// The services.
+        services: Vec<ServiceRow>,
+    },
+    /// Connection entries in table order.
+    Connections(Vec<ConnRow>),
+    /// Timeouts in force.
+    Timeouts(Timeouts),
+    /// The frame account.
+    Account(AccountRow),
+    /// About the daemon.
+    Status(StatusRow),
+}
+
+/// Five counters and five rates of a service or server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatsRow {
+    /// conns, in packets, out packets, in bytes, out bytes since the last zero.
+    pub counters: [u64; 5],
+    /// The same per second, by the kernel's estimator.
+    pub rates: [u64; 5],
+}
+
+/// One service as listed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// As configured.
+    pub spec: ServiceSpec,
+    /// Its counters.
+    pub stats: StatsRow,
+    /// Its servers, newest first.
+    pub reals: Vec<RealRow>,
+}
+
+/// One real server as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RealRow {
+    /// As configured.
+    pub spec: RealSpec,
+    /// Active connections.
+    pub active: u32,
+    /// Inactive connections.
+    pub inactive: u32,
+    /// Persistent connections (templates).
+    pub persistent: u32,
+    /// Its counters.
+    pub stats: StatsRow,
+}
+
+/// One connection entry as listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnRow {
+    /// TCP, UDP, SCTP, or IP for a mark's template.
+    pub protocol: Protocol,
+    /// Who asked.
+    pub client: Endpoint,
+    /// What was asked for.
+    pub virt: Endpoint,
+    /// Who serves.
+    pub real: Endpoint,
+    /// State as ipvsadm prints it.
+    pub state: String,
+    /// Whole seconds until it expires, rounded down.
+    pub expires_s: u64,
+}
+
+/// The frame account, for listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountRow {
+    /// Frames taken from interfaces.
+    pub received: u64,
+    /// Sent on.
+    pub forwarded: u64,
+    /// For us.
+    pub answered: u64,
+    /// Left to the kernel.
+    pub passed: u64,
+    /// Waiting for a MAC address.
+    pub held: u64,
+    /// All drops.
+    pub dropped: u64,
+    /// Drops by reason; reasons with zero are left out.
+    pub drops: Vec<(String, u64)>,
+    /// Frames of our own making.
+    pub originated: u64,
+    /// Does received = forwarded + answered + passed + held + dropped hold?
+    pub balances: bool,
+    /// Per port: name, received, overrun, truncated, sent, refused.
+    pub ports: Vec<(String, [u64; 5])>,
+}
+
+/// What the daemon is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRow {
+    /// Version of ulvs.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// How many workers run.
+    pub workers: u32,
+    /// Name of the back-end.
+    pub nic: String,
+    /// Interfaces, public ones first.
+    pub ports: Vec<String>,
+    /// Connection entries right now.
+    pub connections: u64,
+    /// Most there may be.
+    pub connections_max: u64,
+}

@@ -1,0 +1,239 @@
+//! Snapshot: everything a worker needs to know, immutable. The controller replaces it whole; what
+//! lives inside (counters, scheduler state) is carried from one to the next.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+
+use foldhash::fast::FixedState;
+
+use crate::lvs::{
+    Flow, Limits, Protocol, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
+};
+use crate::sched::Scheduler;
+use crate::wire::Mac;
+
+/// Number of a snapshot; every new one has a higher one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId(pub u64);
+
+/// A virtual service in force.
+#[derive(Debug)]
+pub struct Service {
+    /// As configured.
+    pub spec: ServiceSpec,
+    /// Its real servers in the kernel's order: newest first.
+    pub reals: Vec<RealServer>,
+    /// The scheduler's state, shared by all snapshots of this service; `None` for scheduler `none`.
+    pub scheduler: Option<Arc<Mutex<Box<dyn Scheduler>>>>,
+    /// Counters, one line per worker, carried over.
+    pub stats: Arc<Vec<Stats>>,
+}
+
+/// Which side of the director a port is on. A hint for looking up and for stories: correctness does
+/// not depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Where clients come from.
+    Public,
+    /// Where the real servers are.
+    Private,
+}
+
+/// An interface as the director sees it. Workers hold one `Rx` and `Tx` for each, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Interface name.
+    pub name: String,
+    /// Which side.
+    pub side: Side,
+    /// Its MAC address; unused where `raw_ip`.
+    pub mac: Mac,
+    /// Largest IP packet in bytes.
+    pub mtu: u32,
+    /// No Ethernet: the kernel routes (TUN).
+    pub raw_ip: bool,
+    /// Addresses that the director itself owns and answers ARP for on this port, beside the VIPs: the
+    /// floating gateway, for instance. The first of a family is the source of our ICMP errors.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Networks reachable by this port: prefix, its length, and the gateway (`None`: on the link).
+    pub routes: Vec<(IpAddr, u8, Option<IpAddr>)>,
+    /// Neighbours that need not be asked.
+    pub neighbours: Vec<(IpAddr, Mac)>,
+}
+
+/// May this director answer for the VIPs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Yes.
+    #[default]
+    Primary,
+    /// No: it waits.
+    Backup,
+}
+
+/// Everything a worker needs to know.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its number.
+    pub id: SnapshotId,
+    /// Primary or backup.
+    pub role: Role,
+    /// The services in the engine's order.
+    pub services: Vec<Arc<Service>>,
+    /// Interfaces, in the order of the workers' halves.
+    pub ports: Vec<Port>,
+    /// The sysctls.
+    pub tunables: Tunables,
+    /// The three timeouts of `--set`.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+    /// Counters of everything, one line per worker.
+    pub totals: Arc<Vec<Stats>>,
+    by_key: HashMap<ServiceKey, usize, FixedState>,
+    vips: HashMap<IpAddr, (), FixedState>,
+    own: HashMap<IpAddr, usize, FixedState>,
+    has_ftp: bool,
+    has_port_zero: bool,
+}
+
+/// What a snapshot is made of; `Snapshot::new` builds the look-up tables.
+#[derive(Debug)]
+pub struct Parts {
+    /// See `Snapshot::id`.
+    pub id: SnapshotId,
+    /// See `Snapshot::role`.
+    pub role: Role,
+    /// See `Snapshot::services`.
+    pub services: Vec<Arc<Service>>,
+    /// See `Snapshot::ports`.
+    pub ports: Vec<Port>,
+    /// See `Snapshot::tunables`.
+    pub tunables: Tunables,
+    /// See `Snapshot::timeouts`.
+    pub timeouts: Timeouts,
+    /// See `Snapshot::limits`.
+    pub limits: Limits,
+    /// See `Snapshot::totals`.
+    pub totals: Arc<Vec<Stats>>,
+}
+
+/// The first port a client may use without privilege; FTP data connections go to this or higher.
+const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+impl Snapshot {
+    /// Builds the look-up tables over `parts`.
+    pub fn new(parts: Parts) -> Snapshot {
+        let hasher = || FixedState::with_seed(parts.id.0);
+        let mut by_key = HashMap::with_hasher(hasher());
+        let mut vips = HashMap::with_hasher(hasher());
+        let mut own = HashMap::with_hasher(hasher());
+        let (mut has_ftp, mut has_port_zero) = (false, false);
+        for (index, service) in parts.services.iter().enumerate() {
+            by_key.insert(service.spec.key, index);
+            if let ServiceKey::Address { protocol, virt } = service.spec.key {
+                vips.insert(virt.address, ());
+                has_ftp |= protocol == Protocol::TCP && virt.port == 21;
+                has_port_zero |= virt.port == 0;
+            }
+        }
+        for (index, port) in parts.ports.iter().enumerate() {
+            for (address, _) in &port.addresses {
+                own.insert(*address, index);
+            }
+        }
+        Snapshot {
+            id: parts.id,
+            role: parts.role,
+            services: parts.services,
+            ports: parts.ports,
+            tunables: parts.tunables,
+            timeouts: parts.timeouts,
+            limits: parts.limits,
+            totals: parts.totals,
+            by_key,
+            vips,
+            own,
+            has_ftp,
+            has_port_zero,
+        }
+    }
+
+    /// The service that takes a new connection, in the kernel's order (`ip_vs_service_find`):
+    /// firewall mark; exact address and port; the FTP service for a TCP data connection; port zero.
+    pub fn service_for(&self, flow: &Flow, mark: u32) -> Option<&Arc<Service>> {
+        let at = |port: u16| {
+            let virt = crate::lvs::Endpoint::new(flow.target.address, port);
+            self.by_key.get(&ServiceKey::Address {
+                protocol: flow.protocol,
+                virt,
+            })
+        };
+        let by_mark = || {
+            self.by_key.get(&ServiceKey::Mark {
+                mark,
+                family: flow.family(),
+            })
+        };
+        let ftp_data = flow.protocol == Protocol::TCP
+            && self.has_ftp
+            && (flow.target.port == 20 || flow.target.port >= FIRST_UNPRIVILEGED_PORT);
+        let index = (mark != 0)
+            .then(by_mark)
+            .flatten()
+            .or_else(|| at(flow.target.port))
+            .or_else(|| ftp_data.then(|| at(21)).flatten())
+            .or_else(|| self.has_port_zero.then(|| at(0)).flatten())?;
+        Some(&self.services[*index])
+    }
+
+    /// The service of this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.by_key.get(key).map(|index| &self.services[*index])
+    }
+
+    /// Is it the address of a virtual service?
+    pub fn is_vip(&self, address: &IpAddr) -> bool {
+        self.vips.contains_key(address)
+    }
+
+    /// Is it an address the director owns on some port (not a VIP)? Which port?
+    pub fn own_port(&self, address: &IpAddr) -> Option<usize> {
+        self.own.get(address).copied()
+    }
+
+    /// The port and next hop for `target`: the longest matching prefix of all ports.
+    pub fn route_to(&self, target: IpAddr) -> Option<(usize, IpAddr)> {
+        let mut best: Option<(u8, usize, IpAddr)> = None;
+        for (index, port) in self.ports.iter().enumerate() {
+            for (prefix, len, gateway) in &port.routes {
+                let better = best.is_none_or(|(best_len, ..)| *len > best_len);
+                if better && covers(*prefix, *len, target) {
+                    best = Some((*len, index, gateway.unwrap_or(target)));
+                }
+            }
+        }
+        best.map(|(_, index, next_hop)| (index, next_hop))
+    }
+}
+
+/// Does `prefix/len` hold `address`? Never across families.
+pub fn covers(prefix: IpAddr, len: u8, address: IpAddr) -> bool {
+    match (prefix, address) {
+        (IpAddr::V4(prefix), IpAddr::V4(address)) => {
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(len.min(32)))
+                .unwrap_or(0);
+            (u32::from(prefix) ^ u32::from(address)) & mask == 0
+        }
+        (IpAddr::V6(prefix), IpAddr::V6(address)) => {
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(len.min(128)))
+                .unwrap_or(0);
+            (u128::from(prefix) ^ u128::from(address)) & mask == 0
+        }
+        _ => false,
+    }
+}

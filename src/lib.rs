@@ -1,0 +1,19 @@
+//! ulvs: a Linux Virtual Server director that lives entirely in user space.
+//!
+//! Two pure hearts and one body. Floor A (`wire` `lvs` `sched` `conn` `forward` `director`) decides
+//! where each frame goes; floor B (`config` `control`) decides what the services are; floor C (`nic`
+//! `daemon` `cli` `lab`) moves bytes and time into the hearts and carries their answers out. Which
+//! room may use which is written in `docs/architecture.md`, section 4, and checked by `tests/tidy.rs`.
+//!
+//! Start reading at [`director`]: `Director::handle_frame` tells the life of a packet on one screen.
+
+#![warn(missing_docs)]
+#![deny(unused, unsafe_op_in_unsafe_fn)]
+
+pub mod config;
+pub mod director;
+pub mod lvs;
+pub mod rng;
+pub mod sched;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,14 @@
+//! The nouns of Linux Virtual Server as plain data: services, real servers, flows, tunables. Nothing
+//! in here decides anything. The words follow ipvsadm(8) and the kernel's `include/net/ip_vs.h`.
+
+pub mod flow;
+pub mod method;
+pub mod real;
+pub mod service;
+pub mod tunables;
+
+pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
+pub use method::ForwardMethod;
+pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
+pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
+pub use tunables::{Limits, Timeouts, Tunables};

@@ -1,0 +1,97 @@
+//! Everything an operator can tune, with the kernel's names where the kernel has them
+//! (`/proc/sys/net/ipv4/vs`), and every limit of ours.
+
+use serde::{Deserialize, Serialize};
+
+/// Timeouts of the protocol states in seconds; `ipvsadm --set` changes three of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// TCP ESTABLISHED.
+    pub tcp_s: u32,
+    /// TCP FIN_WAIT.
+    pub tcp_fin_s: u32,
+    /// UDP.
+    pub udp_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            tcp_s: 900,
+            tcp_fin_s: 120,
+            udp_s: 300,
+        }
+    }
+}
+
+/// The kernel's sysctls that the code obeys so far; defaults are the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tunables {
+    /// Bit 0: a SYN over TIME_WAIT or CLOSE is scheduled anew; bit 1: also over FIN_WAIT without
+    /// output. 0 keeps the old entry.
+    pub conn_reuse_mode: u8,
+    /// A packet whose real server was deleted ends the entry instead of being dropped.
+    pub expire_nodest_conn: bool,
+    /// Templates of quiesced servers are not used.
+    pub expire_quiescent_template: bool,
+    /// Any TCP packet but RST may open a connection.
+    pub sloppy_tcp: bool,
+    /// Any SCTP packet but ABORT may open a connection.
+    pub sloppy_sctp: bool,
+    /// Answer real servers whose packets match no connection.
+    pub nat_icmp_send: bool,
+    /// ICMP errors may open connections.
+    pub schedule_icmp: bool,
+}
+
+impl Default for Tunables {
+    fn default() -> Tunables {
+        Tunables {
+            conn_reuse_mode: 1,
+            expire_nodest_conn: false,
+            expire_quiescent_template: false,
+            sloppy_tcp: false,
+            sloppy_sctp: false,
+            nat_icmp_send: false,
+            schedule_icmp: false,
+        }
+    }
+}
+
+/// Named bounds of everything that can run out. Each is a promise: beyond it something is refused
+/// and counted, never lost silently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Entries of the connection table, all workers together. 4 Mi entries need about 1 GiB.
+    pub conn_entries_max: u32,
+    /// Frames that wait for a neighbour's MAC address, per worker.
+    pub neigh_held_frames_max: u32,
+    /// Neighbours known at once.
+    pub neigh_entries_max: u32,
+    /// Timer-wheel entries looked at in one breath, so that a burst of expiries cannot stall it.
+    pub wheel_pops_per_breath_max: u32,
+    /// Frames that a worker makes itself (answers) in one breath.
+    pub answers_per_breath_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            conn_entries_max: 4 << 20,
+            neigh_held_frames_max: 64,
+            neigh_entries_max: 4096,
+            wheel_pops_per_breath_max: 4096,
+            answers_per_breath_max: 256,
+        }
+    }
+}
+
+/// Frames taken from one interface in one breath. 64 keeps a batch's headers inside the first-level
+/// cache and was within noise of larger batches (docs/performance.md).
+pub const BATCH_FRAMES_MAX: usize = 64;
+
+/// Most workers one daemon runs.
+pub const WORKERS_MAX: usize = 64;
