@@ -6,6 +6,12 @@
 
 use crate::lvs::{Flow, RealServer, ServiceFlags};
 use crate::rng::Rng;
+use crate::time::Instant;
+
+pub mod lc;
+pub mod rr;
+pub mod wlc;
+pub mod wrr;
 
 /// What a scheduler may know of the new connection.
 pub struct PickContext<'a> {
@@ -13,6 +19,8 @@ pub struct PickContext<'a> {
     pub flow: Flow,
     /// Scheduler flags of the service.
     pub flags: ServiceFlags,
+    /// The time, for the schedulers that forget.
+    pub now: Instant,
     /// Chance, for the schedulers that want it.
     pub rng: &'a mut Rng,
     /// Takes the numbers that were compared, when a story is told.
@@ -84,15 +92,74 @@ pub trait Scheduler: Send + std::fmt::Debug {
 /// A fresh scheduler for a service that has these real servers (`init_service`); `None` for a name
 /// that is not known.
 pub fn by_name(name: &str, reals: &[RealServer]) -> Option<Box<dyn Scheduler>> {
-    let _ = (name, reals);
-    None
+    Some(match name {
+        "rr" => Box::new(rr::RoundRobin::default()),
+        "wrr" => Box::new(wrr::WeightedRoundRobin::new(reals)),
+        "lc" => Box::new(lc::LeastConnection),
+        "wlc" => Box::new(wlc::WeightedLeastConnection),
+        _ => return None,
+    })
 }
 
 /// Names of all schedulers that `by_name` knows.
-pub const NAMES: [&str; 0] = [];
+pub const NAMES: [&str; 4] = ["rr", "wrr", "lc", "wlc"];
 
 /// The load that lc and wlc compare: 256 times the active connections plus the inactive ones. Kernels
 /// up to 6.1 (the recorded ones) count like this; newer ones use 257 times active.
 pub fn overhead(real: &RealServer) -> u64 {
     u64::from(real.active()) * 256 + u64::from(real.inactive())
 }
+
+/// The sum of [`overhead`] for a story: `2*256 + 1`.
+fn overhead_words(real: &RealServer) -> String {
+    format!("{}*256 + {}", real.active(), real.inactive())
+}
+
+/// Number of the server behind the one whose `RealLive::id` is `last`; 0 if there is none.
+fn behind(reals: &[RealServer], last: Option<u32>) -> usize {
+    let place = |id| reals.iter().position(|real| real.live.id == id);
+    last.and_then(place).map_or(0, |index| index + 1)
+}
+
+/// The usable server with the least `load` divided by its weight; of equals the first in the list.
+/// The quotients are compared crosswise, so nothing is rounded. `words` spells the load for a story.
+fn least_per_weight(
+    reals: &[RealServer],
+    context: &mut PickContext<'_>,
+    load: fn(&RealServer) -> u64,
+    words: fn(&RealServer) -> String,
+) -> Option<usize> {
+    let mut least: Option<(usize, u64, u64)> = None;
+    for (index, real) in reals.iter().enumerate() {
+        if !real.usable() {
+            context.note_unusable(index, real);
+            continue;
+        }
+        let (load, weight) = (load(real), real.weight.0.unsigned_abs().into());
+        context.note(index, || {
+            format!("({})/{weight} = {}", words(real), quotient(load, weight))
+        });
+        if least.is_none_or(|(_, least_load, least_weight)| {
+            is_less(load, weight, least_load, least_weight)
+        }) {
+            least = Some((index, load, weight));
+        }
+    }
+    least.map(|(index, ..)| index)
+}
+
+/// Is `load_a/weight_a` less than `load_b/weight_b`?
+fn is_less(load_a: u64, weight_a: u64, load_b: u64, weight_b: u64) -> bool {
+    u128::from(load_a) * u128::from(weight_b) < u128::from(load_b) * u128::from(weight_a)
+}
+
+/// `load/weight` for people: whole if it is, else with two places.
+fn quotient(load: u64, weight: u64) -> String {
+    match load.checked_rem(weight) {
+        Some(0) => (load / weight).to_string(),
+        _ => format!("{:.2}", load as f64 / weight as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+//! Pick sequences of the rules on small lists, and the words of a story. What a real kernel decided
+//! is replayed in `tests/replay/sched.rs`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Change, NAMES, PickContext, Scheduler, by_name};
+use crate::lvs::{
+    Endpoint, Flow, ForwardMethod, Protocol, RealKey, RealLive, RealServer, ServiceFlags,
+    Thresholds, Weight,
+};
+use crate::rng::Rng;
+use crate::time::Instant;
+
+/// A service under test: names are letters, the list is newest first.
+struct Bench {
+    reals: Vec<RealServer>,
+    scheduler: Box<dyn Scheduler>,
+    rng: Rng,
+    flow: Flow,
+}
+
+impl Bench {
+    /// `scheduler` over servers with these weights, added one after the other: A, B, C, …
+    fn new(scheduler: &str, weights: &[i32]) -> Bench {
+        let mut bench = Bench {
+            reals: Vec::new(),
+            scheduler: by_name(scheduler, &[]).expect("known scheduler"),
+            rng: Rng::new(1),
+            flow: Flow {
+                protocol: Protocol::TCP,
+                source: Endpoint::new([192, 0, 2, 1].into(), 40000),
+                target: Endpoint::new([10, 0, 0, 1].into(), 80),
+            },
+        };
+        for (weight, id) in weights.iter().zip(0..) {
+            bench.add(id, *weight);
+        }
+        bench
+    }
+
+    fn add(&mut self, id: u32, weight: i32) {
+        let address = [10, 0, 0, 100 + u8::try_from(id).unwrap()].into();
+        let endpoint = Endpoint::new(address, 80);
+        let real = RealServer {
+            key: RealKey(endpoint),
+            weight: Weight(weight),
+            last_weight: Weight(weight),
+            method: ForwardMethod::Masq,
+            thresholds: Thresholds::default(),
+            live: Arc::new(RealLive::new(id, endpoint, 1)),
+        };
+        self.reals.insert(0, real);
+        self.scheduler.changed(&self.reals, Change::Added);
+    }
+
+    fn remove(&mut self, id: u32) {
+        let index = self.index_of(id);
+        let before = index.checked_sub(1).map(|index| self.reals[index].live.id);
+        self.reals.remove(index);
+        let change = Change::Removed { id, before };
+        self.scheduler.changed(&self.reals, change);
+    }
+
+    fn edit(&mut self, id: u32, weight: i32) {
+        let index = self.index_of(id);
+        self.reals[index].weight = Weight(weight);
+        if weight != 0 {
+            self.reals[index].last_weight = Weight(weight);
+        }
+        self.scheduler.changed(&self.reals, Change::Edited);
+    }
+
+    fn index_of(&self, id: u32) -> usize {
+        let place = self.reals.iter().position(|real| real.live.id == id);
+        place.unwrap()
+    }
+
+    /// Picks once; the chosen server has one active connection more.
+    fn pick(&mut self) -> Option<u32> {
+        let mut context = PickContext {
+            flow: self.flow,
+            flags: ServiceFlags::default(),
+            now: Instant::ZERO,
+            rng: &mut self.rng,
+            notes: None,
+        };
+        let index = self.scheduler.pick(&self.reals, &mut context)?;
+        let live = &self.reals[index].live;
+        live.active.fetch_add(1, Relaxed);
+        Some(live.id)
+    }
+
+    /// The letters of the next `count` picks, `-` for nobody.
+    fn picks(&mut self, count: usize) -> String {
+        let letter = |id: Option<u32>| id.map_or('-', |id| char::from(b'A' + id as u8));
+        (0..count).map(|_| letter(self.pick())).collect()
+    }
+
+    /// Picks once and tells the story: `A: words`, in the order of looking.
+    fn story(&mut self) -> String {
+        let mut notes = Vec::new();
+        let mut context = PickContext {
+            flow: self.flow,
+            flags: ServiceFlags::default(),
+            now: Instant::ZERO,
+            rng: &mut self.rng,
+            notes: Some(&mut notes),
+        };
+        self.scheduler.pick(&self.reals, &mut context);
+        let lines = notes.iter().map(|note| {
+            let letter = char::from(b'A' + self.reals[note.index].live.id as u8);
+            format!("{letter}: {}", note.text)
+        });
+        lines.collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[test]
+fn every_name_is_known_and_true() {
+    for name in NAMES {
+        assert_eq!(by_name(name, &[]).unwrap().name(), name);
+    }
+    assert!(by_name("none", &[]).is_none());
+    assert!(by_name("RR", &[]).is_none());
+}
+
+#[test]
+fn nobody_to_choose() {
+    for name in NAMES {
+        assert_eq!(Bench::new(name, &[]).picks(2), "--", "{name}, no servers");
+        assert_eq!(Bench::new(name, &[0, 0]).picks(2), "--", "{name}, quiesced");
+    }
+}
+
+#[test]
+fn overloaded_servers_get_nothing() {
+    for name in NAMES {
+        let mut bench = Bench::new(name, &[1, 1]);
+        for real in &bench.reals {
+            real.live.overloaded.store(true, Relaxed);
+        }
+        assert_eq!(bench.picks(2), "--", "{name}");
+    }
+}
+
+/// The first twelve picks when every connection stays active.
+#[test]
+fn sequences() {
+    let cases = [
+        ("rr", [3, 2, 1], "CBACBACBACBA"),
+        ("lc", [3, 2, 1], "CBACBACBACBA"),
+        ("wlc", [3, 2, 1], "CBAABACBAABA"),
+        ("rr", [2, 1, 1], "CBACBACBACBA"),
+        ("lc", [2, 1, 1], "CBACBACBACBA"),
+        ("wlc", [2, 1, 1], "CBAACBAACBAA"),
+    ];
+    for (name, weights, expected) in cases {
+        let mut bench = Bench::new(name, &weights);
+        assert_eq!(bench.picks(12), expected, "{name} {weights:?}");
+    }
+}
+
+#[test]
+fn wrr_built_up_server_by_server_begins_with_one_turn_each() {
+    assert_eq!(Bench::new("wrr", &[3, 2, 1]).picks(15), "CBAABACBAABACBA");
+}
+
+/// A scheduler that finds its servers there (`ipvsadm -E`) begins at the highest level.
+#[test]
+fn wrr_fresh_begins_with_the_heaviest() {
+    let cases = [
+        (vec![3, 2, 1], "ABACBAABACBA"),
+        (vec![2, 1, 1], "ACBAACBAACBA"),
+        (vec![4, 2, 2], "ACBAACBAACBA"),
+        (vec![5, 1, 1], "AAAACBAAAAAC"),
+    ];
+    for (weights, expected) in cases {
+        let mut bench = Bench::new("wrr", &weights);
+        bench.scheduler = by_name("wrr", &bench.reals).unwrap();
+        assert_eq!(bench.picks(12), expected, "{weights:?}");
+    }
+}
+
+/// The laps between far weights are skipped, not walked: this would take minutes otherwise.
+#[test]
+fn wrr_strides_over_empty_laps() {
+    let mut bench = Bench::new("wrr", &[i32::MAX, 1]);
+    assert_eq!(bench.picks(4), "BAAA");
+    bench.reals[1].live.overloaded.store(true, Relaxed);
+    assert_eq!(bench.picks(1000), "B".repeat(1000));
+}
+
+#[test]
+fn rr_steps_back_when_the_last_one_goes() {
+    let mut bench = Bench::new("rr", &[1, 1, 1, 1]);
+    assert_eq!(bench.picks(2), "DC");
+    bench.remove(2);
+    assert_eq!(bench.picks(3), "BAD");
+    bench.remove(3);
+    assert_eq!(bench.picks(3), "BAB");
+}
+
+#[test]
+fn rr_keeps_its_place_when_others_come_and_go() {
+    let mut bench = Bench::new("rr", &[1, 1, 1]);
+    assert_eq!(bench.picks(2), "CB");
+    bench.add(3, 1);
+    assert_eq!(bench.picks(3), "ADC");
+    bench.edit(1, 0);
+    assert_eq!(bench.picks(3), "ADC");
+}
+
+#[test]
+fn stories() {
+    let mut bench = Bench::new("wlc", &[3, 1, 0]);
+    bench.reals[2].live.active.store(2, Relaxed);
+    bench.reals[2].live.inactive.store(1, Relaxed);
+    assert_eq!(
+        bench.story(),
+        "C: weight 0; B: (0*256 + 0)/1 = 0; A: (2*256 + 1)/3 = 171"
+    );
+    bench.reals[2].live.inactive.store(2, Relaxed);
+    assert!(bench.story().ends_with("A: (2*256 + 2)/3 = 171.33"));
+    bench.scheduler = by_name("lc", &bench.reals).unwrap();
+    assert!(bench.story().ends_with("A: 2*256 + 2 = 514"));
+    bench.scheduler = by_name("wrr", &bench.reals).unwrap();
+    assert_eq!(
+        bench.story(),
+        "C: weight 0; B: weight 1 < level 3; A: weight 3 >= level 3"
+    );
+    bench.scheduler = by_name("rr", &bench.reals).unwrap();
+    bench.reals[1].live.overloaded.store(true, Relaxed);
+    assert_eq!(bench.story(), "C: weight 0; B: overloaded; A: next in turn");
+}
