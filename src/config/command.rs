@@ -110,6 +110,8 @@ pub enum Reply {
     Listing(Listing),
     /// The request itself could not be read.
     BadRequest(String),
+    /// It was taken, but not every worker has answered in time; the sentence says which.
+    Late(String),
 }
 
 /// Why a Command was refused. The sentences are ipvsadm's (`ipvs_strerror` of libipvs).
@@ -260,6 +262,9 @@ pub struct AccountRow {
     pub balances: bool,
     /// Per port: name, received, overrun, truncated, sent, refused.
     pub ports: Vec<(String, [u64; 5])>,
+    /// Workers that did not answer in time: their frames are missing above.
+    #[serde(default)]
+    pub silent: Vec<u32>,
 }
 
 /// What the daemon is.
