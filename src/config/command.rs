@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lvs::{
     Endpoint, ForwardMethod, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds, Timeouts,
-    Weight,
+    Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
@@ -68,6 +68,9 @@ pub struct RealSpec {
     /// Connection limits.
     #[serde(default)]
     pub thresholds: Thresholds,
+    /// What the tunnel method wraps packets in; meaningless for the other methods.
+    #[serde(default)]
+    pub tunnel: Tunnel,
 }
 
 /// A question. Asking changes nothing.

@@ -1,4 +1,4 @@
-//! How a packet reaches its real server.
+//! How a packet reaches its real server, and what LVS-TUN wraps it in.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,4 +34,38 @@ impl ForwardMethod {
             ForwardMethod::Bypass => "Bypass",
         }
     }
+}
+
+/// What LVS-TUN wraps a packet in (`ipvsadm --tun-type`, `IP_VS_CONN_F_TUNNEL_TYPE_*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// IP in IP (RFC 2003), or IPv6 in IPv6 and the mixed forms.
+    #[default]
+    Ipip,
+    /// Generic UDP Encapsulation (draft-ietf-intarea-gue).
+    Gue {
+        /// UDP port the real server listens on, in host order; never 0.
+        port: u16,
+        /// Which checksum the outer header carries.
+        checksum: TunnelChecksum,
+    },
+    /// Generic Routing Encapsulation (RFC 2784).
+    Gre {
+        /// `No` or `Full`; GRE knows no remote checksum.
+        checksum: TunnelChecksum,
+    },
+}
+
+/// Checksum of a GUE or GRE header (`--tun-nocsum`, `--tun-csum`, `--tun-remcsum`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelChecksum {
+    /// None.
+    #[default]
+    No,
+    /// Over the whole datagram.
+    Full,
+    /// Remote checksum offload.
+    Remote,
 }

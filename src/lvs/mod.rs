@@ -8,7 +8,7 @@ pub mod service;
 pub mod tunables;
 
 pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
-pub use method::ForwardMethod;
+pub use method::{ForwardMethod, Tunnel, TunnelChecksum};
 pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
 pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
 pub use tunables::{Limits, Timeouts, Tunables};
