@@ -1,6 +1,9 @@
 //! Floor B: the language of the desired state. Commands and replies, the rules of ipvsadm-save, the
 //! configuration file, and JSON for all of it.
 
+pub mod codec;
 pub mod command;
+pub mod problem;
 
 pub use command::{Command, Listing, Query, RealSpec, Refusal, Reply, Request};
+pub use problem::Problems;
