@@ -139,8 +139,8 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::{Command, Query, RealSpec, Refusal};
     use super::*;
+    use crate::config::command::{Command, Query, RealSpec, Refusal};
     use crate::lvs::{
         Endpoint, ForwardMethod, RealKey, ServiceKey, ServiceSpec, Thresholds, Tunnel,
         TunnelChecksum, Weight,
