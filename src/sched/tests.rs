@@ -76,6 +76,14 @@ impl Bench {
         place.unwrap()
     }
 
+    /// Ends all connections.
+    fn release(&mut self) {
+        for real in &self.reals {
+            real.live.active.store(0, Relaxed);
+            real.live.clear_if_recovered();
+        }
+    }
+
     /// Picks once; the chosen server has one active connection more.
     fn pick(&mut self) -> Option<u32> {
         let mut context = PickContext {
@@ -88,6 +96,7 @@ impl Bench {
         let index = self.scheduler.pick(&self.reals, &mut context)?;
         let live = &self.reals[index].live;
         live.active.fetch_add(1, Relaxed);
+        live.mark_if_overloaded();
         Some(live.id)
     }
 
@@ -180,6 +189,21 @@ fn wrr_fresh_begins_with_the_heaviest() {
         bench.scheduler = by_name("wrr", &bench.reals).unwrap();
         assert_eq!(bench.picks(12), expected, "{weights:?}");
     }
+}
+
+/// As a 6.1 kernel did it with these weights and upper thresholds: after `-` everybody is overloaded,
+/// then all connections end.
+#[test]
+fn wrr_goes_on_after_nobody_was_left() {
+    let mut bench = Bench::new("wrr", &[15, 9, 6]);
+    for (real, upper) in bench.reals.iter().zip([5, 5, 1]) {
+        real.live.upper.store(upper, Relaxed);
+    }
+    assert_eq!(bench.picks(14), "CBABCBCBBCC---");
+    bench.release();
+    assert_eq!(bench.picks(14), "BABCBCBBCCC---");
+    bench.release();
+    assert_eq!(bench.picks(4), "ABCB");
 }
 
 /// The laps between far weights are skipped, not walked: this would take minutes otherwise.

@@ -98,9 +98,12 @@ impl WeightedRoundRobin {
     fn start_next_lap(&mut self, reals: &[RealServer]) -> bool {
         let usable = reals.iter().filter(|real| real.usable());
         let Some(reach) = usable.map(|real| real.weight.0).max() else {
-            // The kernel tries every level and gives up where it began: at the head after the lowest
-            // lap, which has brought the highest back, elsewhere in the midst of the lowest.
-            self.level = if self.last.is_none() { self.top } else { 1 };
+            // The kernel searches on until it has looked at everybody in the lowest lap. If that lap
+            // was a whole one, the walk has come to its end; if the search began in the midst of it,
+            // it ends where it began.
+            if self.level > self.step || self.last.is_none() {
+                (self.last, self.level) = (None, self.top);
+            }
             return false;
         };
         let below = self.level - self.step;
