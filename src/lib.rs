@@ -11,6 +11,7 @@
 #![deny(unused, unsafe_op_in_unsafe_fn)]
 
 pub mod config;
+pub mod conn;
 pub mod director;
 pub mod lvs;
 pub mod rng;

@@ -4,6 +4,7 @@
 //! `ULVS_GOLDEN` names another folder of the same schema.
 
 mod sched;
+mod states;
 
 use std::path::PathBuf;
 
