@@ -16,5 +16,6 @@ pub mod director;
 pub mod lvs;
 pub mod rng;
 pub mod sched;
+pub mod stats;
 pub mod time;
 pub mod wire;
