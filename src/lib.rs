@@ -14,6 +14,7 @@ pub mod config;
 pub mod conn;
 pub mod director;
 pub mod lvs;
+pub mod nic;
 pub mod rng;
 pub mod sched;
 pub mod stats;

@@ -1,0 +1,4 @@
+//! Tests on real interfaces, in network namespaces that the tests make themselves.
+
+mod frame_tests;
+mod world_tests;
