@@ -178,7 +178,9 @@ impl Rules {
                 errors.push(format!("{at}: unsafe outside the rooms {rooms:?}"));
             }
             for (crate_name, owners) in &self.owners {
-                if line.contains(&format!("{crate_name}::")) && !owners.contains(&room) {
+                let oracle = name.ends_with("/tests.rs"); // An independent judge may sit in a test.
+                let foreign = line.contains(&format!("{crate_name}::"));
+                if foreign && !owners.contains(&room) && !oracle {
                     errors.push(format!(
                         "{at}: {crate_name} belongs to {owners:?}, not {room}"
                     ));

@@ -1,10 +1,20 @@
-//! Who is talking to whom: the states of connections, and when they end.
+//! Floor A: who is talking to whom. Entries, the shared table, each worker's own index in front of it,
+//! deadlines, and the state grids. Sees flows and times, never bytes.
 
 pub mod direction;
+pub mod entry;
+pub mod index;
 pub mod sctp;
 pub mod state;
+pub mod table;
 pub mod tcp;
+pub mod template;
 pub mod udp;
+pub mod wheel;
 
 pub use direction::Direction;
+pub use entry::{Conn, Opening};
+pub use index::Index;
 pub use state::State;
+pub use table::{ConnTable, TableFull};
+pub use wheel::{Due, Wheel};

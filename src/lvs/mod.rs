@@ -6,9 +6,11 @@ pub mod method;
 pub mod real;
 pub mod service;
 pub mod tunables;
+pub mod tuple;
 
 pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
 pub use method::{ForwardMethod, Tunnel, TunnelChecksum};
 pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
 pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
 pub use tunables::{Limits, Timeouts, Tunables};
+pub use tuple::Tuple;

@@ -1,11 +1,19 @@
 //! Floor A: bytes in, bytes out. Frames, their headers, their checksums, and the seam (`nic`) between
 //! the world and a worker. Nothing in here decides where a packet goes.
 
+pub mod answer;
+pub mod arp;
+pub mod checksum;
+pub mod edit;
+pub mod icmp;
+pub mod memory;
 pub mod nic;
 pub mod offload;
+pub mod packet;
 
 pub use nic::{Frame, FrameMeta, FrameView, NicCounters, NicError, Rx, Tx};
 pub use offload::Offload;
+pub use packet::{Layout, Malformed, Packet};
 
 /// A MAC address.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

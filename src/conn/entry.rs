@@ -1,0 +1,394 @@
+//! Conn: what we remember about one connection. Its ends never change; its state, deadline and
+//! counters are atomics, because the two directions may be seen by different workers
+//! (`ip_vs_conn.c`, `struct ip_vs_conn`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::direction::Direction;
+use super::state::State;
+use crate::lvs::tuple::{PackedAddress, Tuple, unpack};
+use crate::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive, Segment, Timeouts};
+use crate::time::{Duration, Instant};
+
+/// Life of an entry before its first state (`ip_vs_conn_new`).
+const NEW_TIMEOUT_S: u32 = 3;
+/// Life given again to an expired entry that still controls others (`ip_vs_conn_expire`).
+const CONTROLLING_TIMEOUT_S: u32 = 60;
+
+/// Bits of `Conn::word` above the state.
+mod flag {
+    /// Counted inactive at its real server.
+    pub const INACTIVE: u32 = 1 << 8;
+    /// No packet of the real server was seen.
+    pub const NO_OUTPUT: u32 = 1 << 9;
+    /// A connection template: the remembered choice behind persistence.
+    pub const TEMPLATE: u32 = 1 << 10;
+    /// No longer in the table; whoever still holds it must let go.
+    pub const GONE: u32 = 1 << 11;
+    /// The state number.
+    pub const STATE: u32 = 0xff;
+}
+
+/// One connection entry. About 104 bytes: what a packet needs is together and small.
+#[derive(Debug)]
+pub struct Conn {
+    client: PackedAddress,
+    virt: PackedAddress,
+    real: PackedAddress,
+    client_port: u16,
+    virt_port: u16,
+    real_port: u16,
+    protocol: Protocol,
+    family: Family,
+    deadline: AtomicU64,
+    server: Option<Arc<RealLive>>,
+    control: Option<Arc<Conn>>,
+    word: AtomicU32,
+    timeout_s: AtomicU32,
+    in_packets: AtomicU32,
+    armed: AtomicU32,
+    mark: u32,
+    controls: AtomicU16,
+    method: ForwardMethod,
+}
+
+/// What a new entry is made of.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Client to VIP, as the first packet said.
+    pub tuple: Tuple,
+    /// Where the real server listens. Its family is the tuple's.
+    pub real: (PackedAddress, u16),
+    /// How packets get there.
+    pub method: ForwardMethod,
+    /// The real server it is bound to.
+    pub server: Option<Arc<RealLive>>,
+    /// The template that chose, if there is one.
+    pub control: Option<Arc<Conn>>,
+    /// Firewall mark of the first packet; 0 is none.
+    pub mark: u32,
+    /// It is a template.
+    pub template: bool,
+}
+
+impl Conn {
+    /// Makes the entry and binds it to its real server: it counts there as inactive (a template as
+    /// persistent) until its first active state (`ip_vs_bind_dest`).
+    pub fn open(opening: Opening, now: Instant) -> Conn {
+        let tuple = opening.tuple;
+        let mut word = flag::INACTIVE | u32::from(State::initial(tuple.protocol()).number());
+        if opening.method != ForwardMethod::Masq {
+            word |= flag::NO_OUTPUT;
+        }
+        if opening.template {
+            word |= flag::TEMPLATE;
+        }
+        if let Some(server) = &opening.server {
+            let counter = if opening.template {
+                &server.persistent
+            } else {
+                &server.inactive
+            };
+            counter.fetch_add(1, Relaxed);
+            server.mark_if_overloaded();
+        }
+        if let Some(control) = &opening.control {
+            control.controls.fetch_add(1, Relaxed);
+        }
+        let deadline = now + Duration::from_secs(NEW_TIMEOUT_S.into());
+        Conn {
+            client: tuple.source,
+            virt: tuple.target,
+            real: opening.real.0,
+            client_port: tuple.source_port(),
+            virt_port: tuple.target_port(),
+            real_port: opening.real.1,
+            protocol: tuple.protocol(),
+            family: tuple.family(),
+            deadline: AtomicU64::new(deadline.as_nanos()),
+            server: opening.server,
+            control: opening.control,
+            word: AtomicU32::new(word),
+            timeout_s: AtomicU32::new(NEW_TIMEOUT_S),
+            in_packets: AtomicU32::new(0),
+            armed: AtomicU32::new(0),
+            mark: opening.mark,
+            controls: AtomicU16::new(0),
+            method: opening.method,
+        }
+    }
+
+    /// TCP, UDP or SCTP; IP (0) for the template of a mark.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Who asked.
+    pub fn client(&self) -> Endpoint {
+        Endpoint::new(unpack(self.family, self.client), self.client_port)
+    }
+
+    /// What was asked for.
+    pub fn virt(&self) -> Endpoint {
+        Endpoint::new(unpack(self.family, self.virt), self.virt_port)
+    }
+
+    /// Who serves.
+    pub fn real(&self) -> Endpoint {
+        Endpoint::new(unpack(self.family, self.real), self.real_port)
+    }
+
+    /// The real server it is bound to.
+    pub fn server(&self) -> Option<&Arc<RealLive>> {
+        self.server.as_ref()
+    }
+
+    /// How packets get there.
+    pub fn method(&self) -> ForwardMethod {
+        self.method
+    }
+
+    /// The entry that controls this one: its template.
+    pub fn control(&self) -> Option<&Arc<Conn>> {
+        self.control.as_ref()
+    }
+
+    /// Firewall mark of its first packet; 0 is none.
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// Packets that clients sent.
+    pub fn in_packets(&self) -> u32 {
+        self.in_packets.load(Relaxed)
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.word.load(Relaxed) & bit != 0
+    }
+
+    /// Is it a template?
+    pub fn is_template(&self) -> bool {
+        self.has(flag::TEMPLATE)
+    }
+
+    /// Has it left the table?
+    pub fn is_gone(&self) -> bool {
+        self.has(flag::GONE)
+    }
+
+    /// Was no packet of the real server seen yet?
+    pub fn no_output(&self) -> bool {
+        self.has(flag::NO_OUTPUT)
+    }
+
+    /// Does it control others?
+    pub fn is_controlling(&self) -> bool {
+        self.controls.load(Relaxed) != 0
+    }
+
+    /// Its state.
+    pub fn state(&self) -> State {
+        self.state_in(self.word.load(Relaxed))
+    }
+
+    /// The state that a word says. Only numbers of the entry's own protocol are ever written there.
+    fn state_in(&self, word: u32) -> State {
+        State::from_number(self.protocol, (word & flag::STATE) as u8)
+            .unwrap_or(State::initial(self.protocol))
+    }
+
+    /// Its state as ipvsadm prints it.
+    pub fn state_name(&self) -> &'static str {
+        if self.is_template() {
+            "NONE"
+        } else {
+            self.state().name()
+        }
+    }
+
+    /// When it expires, unless a packet comes.
+    pub fn deadline(&self) -> Instant {
+        Instant::from_nanos(self.deadline.load(Relaxed))
+    }
+
+    /// How long until it expires; zero when it is due.
+    pub fn expires_in(&self, now: Instant) -> Duration {
+        self.deadline() - now
+    }
+
+    /// Is its time up?
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.deadline.load(Relaxed) <= now.as_nanos()
+    }
+
+    /// The tuple of packets from the client.
+    pub fn in_tuple(&self) -> Tuple {
+        let (client, virt) = ((self.client, self.client_port), (self.virt, self.virt_port));
+        Tuple::new(self.family, self.protocol, client, virt)
+    }
+
+    /// The tuple of packets from the real server: under masq it speaks for itself, otherwise for the
+    /// VIP.
+    pub fn out_tuple(&self) -> Tuple {
+        let client = (self.client, self.client_port);
+        let speaker = if self.method == ForwardMethod::Masq {
+            (self.real, self.real_port)
+        } else {
+            (self.virt, self.virt_port)
+        };
+        Tuple::new(self.family, self.protocol, speaker, client)
+    }
+
+    /// The tuple of packets in this direction.
+    pub fn tuple(&self, direction: Direction) -> Tuple {
+        if direction == Direction::Out {
+            self.out_tuple()
+        } else {
+            self.in_tuple()
+        }
+    }
+
+    /// What both directions have in common, hashed.
+    pub fn client_hash(&self, seed: u64) -> u64 {
+        Tuple::client_hash(self.client, self.client_port, self.protocol, seed)
+    }
+
+    /// Loads the entry's cache lines and nothing more: called for a whole batch at once, so that the
+    /// misses overlap. The sum only keeps the compiler from leaving the loads out.
+    pub fn warm(&self) -> u64 {
+        self.client[1] ^ self.deadline.load(Relaxed) ^ u64::from(self.word.load(Relaxed))
+    }
+
+    /// One packet moves the state; the deadline starts anew, and the real server's counts follow when
+    /// the state becomes active or stops being so (`ip_vs_set_state`, `set_tcp_state`). Returns the
+    /// state before and after.
+    pub fn step(
+        &self,
+        direction: Direction,
+        segment: Segment,
+        timeouts: &Timeouts,
+        now: Instant,
+    ) -> (State, State) {
+        let mut old = self.word.load(Relaxed);
+        loop {
+            let (new, from, to) = self.next_word(old, direction, segment);
+            let taken = old == new
+                || self
+                    .word
+                    .compare_exchange_weak(old, new, Relaxed, Relaxed)
+                    .is_ok();
+            if taken {
+                self.follow_activity(old, new);
+                self.restart(to.timeout_s(timeouts), now);
+                return (from, to);
+            }
+            old = self.word.load(Relaxed);
+        }
+    }
+
+    fn next_word(&self, old: u32, direction: Direction, segment: Segment) -> (u32, State, State) {
+        let mut new = old;
+        let seen_as = match direction {
+            Direction::Out => {
+                new &= !flag::NO_OUTPUT;
+                Direction::Out
+            }
+            _ if old & flag::NO_OUTPUT != 0 => Direction::InOnly,
+            _ => Direction::In,
+        };
+        let from = self.state_in(old);
+        let to = from.next(seen_as, segment, false);
+        if to != from {
+            new = new & !flag::STATE | u32::from(to.number());
+            if self.server.is_some() {
+                new = if to.is_active() {
+                    new & !flag::INACTIVE
+                } else {
+                    new | flag::INACTIVE
+                };
+            }
+        }
+        (new, from, to)
+    }
+
+    /// Moves the real server's counts when the entry became active or inactive.
+    fn follow_activity(&self, old: u32, new: u32) {
+        let Some(server) = &self.server else { return };
+        match (old & flag::INACTIVE != 0, new & flag::INACTIVE != 0) {
+            (true, false) => {
+                server.active.fetch_add(1, Relaxed);
+                server.inactive.fetch_sub(1, Relaxed);
+            }
+            (false, true) => {
+                server.inactive.fetch_add(1, Relaxed);
+                server.active.fetch_sub(1, Relaxed);
+            }
+            _ => {}
+        }
+    }
+
+    /// Starts the deadline anew with `timeout_s` seconds, kept for later restarts.
+    pub fn restart(&self, timeout_s: u32, now: Instant) {
+        self.timeout_s.store(timeout_s, Relaxed);
+        let deadline = now + Duration::from_secs(timeout_s.into());
+        self.deadline.store(deadline.as_nanos(), Relaxed);
+    }
+
+    /// Starts the deadline anew with the timeout it has (`ip_vs_conn_put`).
+    pub fn touch(&self, now: Instant) {
+        self.restart(self.timeout_s.load(Relaxed), now);
+    }
+
+    /// One more packet of a client.
+    pub fn count_in(&self) {
+        self.in_packets
+            .store(self.in_packets.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// Makes it due now.
+    pub fn end_now(&self, now: Instant) {
+        self.deadline.store(now.as_nanos(), Relaxed);
+    }
+
+    /// An expired entry that still controls others lives on (`ip_vs_conn_expire`); says if it does.
+    pub fn outlives_expiry(&self, now: Instant) -> bool {
+        if self.is_controlling() {
+            self.restart(CONTROLLING_TIMEOUT_S, now);
+            return true;
+        }
+        false
+    }
+
+    /// Marks it gone and undoes its counts, once; false if somebody did before
+    /// (`ip_vs_unbind_dest`).
+    pub(super) fn retire(&self) -> bool {
+        let before = self.word.fetch_or(flag::GONE, Relaxed);
+        if before & flag::GONE != 0 {
+            return false;
+        }
+        if let Some(server) = &self.server {
+            let counter = match (before & flag::TEMPLATE != 0, before & flag::INACTIVE != 0) {
+                (true, _) => &server.persistent,
+                (_, true) => &server.inactive,
+                _ => &server.active,
+            };
+            counter.fetch_sub(1, Relaxed);
+            server.clear_if_recovered();
+        }
+        if let Some(control) = &self.control {
+            control.controls.fetch_sub(1, Relaxed);
+        }
+        true
+    }
+
+    /// The tick of the timer wheel that knows it; see `Wheel`.
+    pub(super) fn armed(&self) -> u32 {
+        self.armed.load(Relaxed)
+    }
+
+    pub(super) fn set_armed(&self, tick: u32) {
+        self.armed.store(tick, Relaxed);
+    }
+}

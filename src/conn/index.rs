@@ -1,0 +1,185 @@
+//! Index: one worker's own way to its connections, in front of the shared table. Open addressing over
+//! whole tuples, a slot for each direction that was seen; nobody else touches it, so nothing is
+//! locked, and a batch's slots can be warmed before they are needed.
+//!
+//! It is a cache: whatever is missing is found in the table and put here. So it may forget at any
+//! time, and growing needs no rehash.
+
+use std::sync::Arc;
+
+use super::direction::Direction;
+use super::entry::Conn;
+use crate::lvs::tuple::Tuple;
+
+/// Slots at the start; 64 KiB.
+const SLOTS_MIN: usize = 1 << 12;
+/// A slot is searched for at most this far from its home. Beyond it the table is asked.
+const PROBES_MAX: usize = 16;
+/// Slots looked at in one sweep, to let go of entries that left the table.
+const SWEEP: usize = 64;
+/// Old slots given back in one sweep after a growth.
+const RETIRE: usize = 4096;
+
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    /// The tuple's hash; its lowest bit is the direction.
+    tag: u64,
+    conn: Option<Arc<Conn>>,
+}
+
+/// One worker's own index.
+#[derive(Debug)]
+pub struct Index {
+    slots: Vec<Slot>,
+    used: usize,
+    slots_max: usize,
+    swept: usize,
+    /// The slots from before the last growth, given back a few at a time.
+    retiring: Vec<Slot>,
+}
+
+const OUT: u64 = 1;
+
+fn tag_of(hash: u64, direction: Direction) -> u64 {
+    hash & !OUT | u64::from(direction == Direction::Out)
+}
+
+impl Index {
+    /// An index that grows to at most `slots_max` slots (rounded up to a power of two).
+    pub fn new(slots_max: usize) -> Index {
+        let slots_max = slots_max.max(SLOTS_MIN).next_power_of_two();
+        let slots = vec![Slot::default(); SLOTS_MIN];
+        Index {
+            slots,
+            used: 0,
+            slots_max,
+            swept: 0,
+            retiring: Vec::new(),
+        }
+    }
+
+    fn home(&self, hash: u64) -> usize {
+        // The upper half: the table's shards use the lower bits of their own hash.
+        (hash >> 32) as usize & (self.slots.len() - 1)
+    }
+
+    /// Loads the home slot of a hash, so that the misses of a batch overlap.
+    pub fn warm(&self, hash: u64) -> u64 {
+        self.slots[self.home(hash)].tag
+    }
+
+    /// Loads the entry that the hash probably leads to.
+    pub fn warm_conn(&self, hash: u64) -> u64 {
+        match &self.slots[self.home(hash)] {
+            Slot {
+                tag,
+                conn: Some(conn),
+            } if (tag ^ hash) & !OUT == 0 => conn.warm(),
+            _ => 0,
+        }
+    }
+
+    /// The connection of a packet and its direction.
+    pub fn find(&self, hash: u64, tuple: &Tuple) -> Option<(&Arc<Conn>, Direction)> {
+        let (home, mask) = (self.home(hash), self.slots.len() - 1);
+        for probe in 0..PROBES_MAX {
+            let slot = &self.slots[(home + probe) & mask];
+            let conn = slot.conn.as_ref()?;
+            if (slot.tag ^ hash) & !OUT != 0 {
+                continue;
+            }
+            let direction = if slot.tag & OUT != 0 {
+                Direction::Out
+            } else {
+                Direction::In
+            };
+            if conn.tuple(direction) == *tuple && !conn.is_gone() {
+                return Some((conn, direction));
+            }
+        }
+        None
+    }
+
+    /// Remembers a connection under the tuple it was found by. A full neighbourhood forgets the home
+    /// slot's entry.
+    pub fn remember(&mut self, hash: u64, direction: Direction, conn: &Arc<Conn>) {
+        if self.used * 4 >= self.slots.len() * 3 && self.slots.len() < self.slots_max {
+            self.grow();
+        }
+        let (home, mask) = (self.home(hash), self.slots.len() - 1);
+        let tag = tag_of(hash, direction);
+        let mut at = home;
+        for probe in 0..PROBES_MAX {
+            let here = (home + probe) & mask;
+            let free = match &self.slots[here] {
+                Slot { conn: None, .. } => true,
+                Slot {
+                    tag: other,
+                    conn: Some(conn),
+                } => *other == tag || conn.is_gone(),
+            };
+            if free {
+                at = here;
+                break;
+            }
+        }
+        self.used += usize::from(self.slots[at].conn.is_none());
+        self.slots[at] = Slot {
+            tag,
+            conn: Some(Arc::clone(conn)),
+        };
+    }
+
+    /// Twice the slots, and empty: what is still in use comes back from the table.
+    fn grow(&mut self) {
+        let slots = vec![Slot::default(); self.slots.len() * 2];
+        self.retiring = std::mem::replace(&mut self.slots, slots);
+        self.used = 0;
+        self.swept = 0;
+    }
+
+    /// Lets go of some entries that left the table. An emptied slot may hide the ones probed behind
+    /// it until they are found in the table again; it is a cache.
+    pub fn sweep(&mut self) {
+        if !self.retiring.is_empty() {
+            self.retiring
+                .truncate(self.retiring.len().saturating_sub(RETIRE));
+            if self.retiring.is_empty() {
+                self.retiring = Vec::new();
+            }
+        }
+        if self.used == 0 {
+            return;
+        }
+        for _ in 0..SWEEP {
+            let slot = &mut self.slots[self.swept];
+            if slot.conn.as_ref().is_some_and(|conn| conn.is_gone()) {
+                slot.conn = None;
+                self.used -= 1;
+            }
+            self.swept = (self.swept + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// Slots in use.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Forgets a connection that has left the table, if its slots are where they should be.
+    pub fn forget(&mut self, hash: u64, conn: &Arc<Conn>) {
+        let (home, mask) = (self.home(hash), self.slots.len() - 1);
+        for probe in 0..PROBES_MAX {
+            let slot = &mut self.slots[(home + probe) & mask];
+            match &slot.conn {
+                None => return,
+                Some(other) if Arc::ptr_eq(other, conn) && (slot.tag ^ hash) & !OUT == 0 => {
+                    slot.conn = None;
+                    self.used -= 1;
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+    }
+}

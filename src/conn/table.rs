@@ -1,0 +1,206 @@
+//! ConnTable: the shared truth about all connections, sharded. The only file that knows dashmap, and
+//! no guard of it leaves this file. Like the kernel's table it is hashed by the client's end alone, so
+//! one entry serves both directions (`ip_vs_conn_hash`).
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use dashmap::{DashMap, SharedValue};
+
+use super::direction::Direction;
+use super::entry::Conn;
+use crate::lvs::tuple::Tuple;
+
+/// Shards of the table. Many, so that growing one (the others go on) stays short.
+const SHARDS: usize = 256;
+/// A shard with more room than this gives memory back once it is seven eighths empty.
+const SHARD_KEEP: usize = 1024;
+
+/// All connection entries.
+#[derive(Debug)]
+pub struct ConnTable {
+    map: DashMap<u64, Arc<Conn>, Ready>,
+    seed: u64,
+    len: AtomicUsize,
+    len_max: usize,
+    refused: AtomicU64,
+}
+
+/// The table holds `conn_entries_max` entries already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableFull;
+
+impl ConnTable {
+    /// A table for at most `len_max` entries; `seed` makes its hashing its own.
+    pub fn new(len_max: usize, seed: u64) -> ConnTable {
+        ConnTable {
+            map: DashMap::with_hasher_and_shard_amount(Ready, SHARDS),
+            seed,
+            len: AtomicUsize::new(0),
+            len_max,
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// The seed that packet hashes must use.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Entries right now, templates included.
+    pub fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    /// Is it empty?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Most entries there may be.
+    pub fn len_max(&self) -> usize {
+        self.len_max
+    }
+
+    /// Entries refused because the table was full.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// The entry of a packet, whichever direction it goes: from a real server first, as the kernel's
+    /// hooks look (`ip_vs_conn_out_get`, then `ip_vs_conn_in_get`).
+    pub fn find(&self, tuple: &Tuple) -> Option<(Arc<Conn>, Direction)> {
+        let out = || self.find_out(tuple).map(|conn| (conn, Direction::Out));
+        let inward = || self.find_in(tuple).map(|conn| (conn, Direction::In));
+        out().or_else(inward)
+    }
+
+    /// The entry of a packet from the client.
+    pub fn find_in(&self, tuple: &Tuple) -> Option<Arc<Conn>> {
+        let hash = Tuple::client_hash(
+            tuple.source,
+            tuple.source_port(),
+            tuple.protocol(),
+            self.seed,
+        );
+        self.get(hash, |conn| {
+            conn.in_tuple() == *tuple && !conn.is_template()
+        })
+    }
+
+    /// The entry of a packet from the real server.
+    pub fn find_out(&self, tuple: &Tuple) -> Option<Arc<Conn>> {
+        let hash = Tuple::client_hash(
+            tuple.target,
+            tuple.target_port(),
+            tuple.protocol(),
+            self.seed,
+        );
+        self.get(hash, |conn| {
+            conn.out_tuple() == *tuple && !conn.is_template()
+        })
+    }
+
+    /// The template with this key: client network and port 0, VIP (or mark) and port.
+    pub fn find_template(&self, key: &Tuple) -> Option<Arc<Conn>> {
+        let hash = Tuple::client_hash(key.source, key.source_port(), key.protocol(), self.seed);
+        self.get(hash, |conn| conn.is_template() && conn.in_tuple() == *key)
+    }
+
+    fn get(&self, hash: u64, wanted: impl Fn(&Conn) -> bool) -> Option<Arc<Conn>> {
+        let shard = self.map.shards()[self.map.determine_shard(hash as usize)].read();
+        let found = shard.get(hash, |(key, conn)| *key == hash && wanted(conn.get()));
+        found.map(|(_, conn)| Arc::clone(conn.get()))
+    }
+
+    /// Enters a connection. If another worker entered the same one meanwhile, that one is returned
+    /// and `conn` is let go, so that all workers agree.
+    ///
+    /// # Errors
+    /// `TableFull` at `len_max` entries; the refusal is counted and the entry's counts are undone.
+    pub fn insert(&self, conn: Arc<Conn>) -> Result<Arc<Conn>, TableFull> {
+        if self.len.fetch_add(1, Relaxed) >= self.len_max {
+            self.len.fetch_sub(1, Relaxed);
+            self.refused.fetch_add(1, Relaxed);
+            conn.retire();
+            return Err(TableFull);
+        }
+        let hash = conn.client_hash(self.seed);
+        let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
+        let twin = shard.get(hash, |(key, other)| {
+            *key == hash && same(other.get(), &conn)
+        });
+        if let Some((_, twin)) = twin {
+            let twin = Arc::clone(twin.get());
+            drop(shard);
+            self.len.fetch_sub(1, Relaxed);
+            conn.retire();
+            return Ok(twin);
+        }
+        shard.insert(
+            hash,
+            (hash, SharedValue::new(Arc::clone(&conn))),
+            |(key, _)| *key,
+        );
+        Ok(conn)
+    }
+
+    /// Takes an entry out, if it is still there, and undoes its counts.
+    pub fn remove(&self, conn: &Arc<Conn>) {
+        let hash = conn.client_hash(self.seed);
+        let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
+        let removed = shard.remove_entry(hash, |(_, other)| Arc::ptr_eq(other.get(), conn));
+        // A drained shard gives its memory back, or one flood would be paid for for ever.
+        if removed.is_some() && shard.capacity() > SHARD_KEEP && shard.len() * 8 < shard.capacity()
+        {
+            let keep = shard.len() * 2;
+            shard.shrink_to(keep, |(key, _)| *key);
+        }
+        drop(shard);
+        if removed.is_some() {
+            self.len.fetch_sub(1, Relaxed);
+            conn.retire();
+        }
+    }
+
+    /// Shows every entry, in table order, one shard at a time.
+    pub fn for_each(&self, mut look: impl FnMut(&Arc<Conn>)) {
+        for entry in self.map.iter() {
+            look(entry.value());
+        }
+    }
+}
+
+fn same(a: &Conn, b: &Conn) -> bool {
+    a.in_tuple() == b.in_tuple() && a.is_template() == b.is_template() && !a.is_gone()
+}
+
+/// The hasher of a map whose keys are hashes already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready;
+
+impl BuildHasher for Ready {
+    type Hasher = Taken;
+    fn build_hasher(&self) -> Taken {
+        Taken(0)
+    }
+}
+
+/// Hands a `u64` key through as its own hash.
+#[derive(Debug)]
+struct Taken(u64);
+
+impl Hasher for Taken {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}

@@ -1,0 +1,172 @@
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624), and SCTP's CRC32c (RFC 9260
+//! appendix B). Sums are kept unfolded in 64 bits until somebody wants a field.
+
+use std::net::IpAddr;
+
+/// An unfinished ones'-complement sum of 16-bit words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The sum of `bytes` as big-endian words; an odd last byte is padded with zero.
+    pub fn of(bytes: &[u8]) -> Sum {
+        let mut total = 0u64;
+        let mut chunks = bytes.chunks_exact(4);
+        for chunk in &mut chunks {
+            let word = [chunk[0], chunk[1], chunk[2], chunk[3]];
+            total += u64::from(u32::from_be_bytes(word));
+        }
+        let rest = chunks.remainder();
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        Sum(total + u64::from(u32::from_be_bytes(last)))
+    }
+
+    /// Adds one 16-bit word.
+    pub const fn word(self, word: u16) -> Sum {
+        Sum(self.0 + word as u64)
+    }
+
+    /// Adds another sum.
+    pub const fn plus(self, other: Sum) -> Sum {
+        Sum(fold32(self.0) as u64 + fold32(other.0) as u64)
+    }
+
+    /// Takes another sum out again: adds its complement (RFC 1624, equation 3).
+    pub const fn minus(self, other: Sum) -> Sum {
+        Sum(fold32(self.0) as u64 + !fold32(other.0) as u64)
+    }
+
+    /// The sum folded to 16 bits, not complemented: what a partial checksum field holds.
+    pub const fn folded(self) -> u16 {
+        let mut sum = self.0;
+        sum = (sum & 0xffff_ffff) + (sum >> 32);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum as u16
+    }
+
+    /// The checksum field of these bytes.
+    pub const fn checksum(self) -> u16 {
+        !self.folded()
+    }
+}
+
+const fn fold32(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+/// The checksum field after `old` bytes were replaced by `new` ones (RFC 1624).
+pub const fn update(field: u16, old: Sum, new: Sum) -> u16 {
+    Sum(!field as u64).minus(old).plus(new).checksum()
+}
+
+/// The field of a partial checksum (the plain pseudo-header sum) after such a replacement.
+pub const fn update_partial(field: u16, old: Sum, new: Sum) -> u16 {
+    Sum(field as u64).minus(old).plus(new).folded()
+}
+
+/// The sum over an address.
+pub fn of_address(address: IpAddr) -> Sum {
+    match address {
+        IpAddr::V4(address) => Sum(u64::from(u32::from(address))),
+        IpAddr::V6(address) => Sum::of(&address.octets()),
+    }
+}
+
+/// The sum over the pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
+pub fn pseudo_header(source: IpAddr, target: IpAddr, protocol: u8, len: usize) -> Sum {
+    let addresses = of_address(source).plus(of_address(target));
+    addresses.word(u16::from(protocol)).plus(Sum(len as u64))
+}
+
+/// SCTP's checksum over a packet whose checksum field counts as zero; to be stored little-endian at
+/// offset 8.
+pub fn sctp(packet: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for (at, byte) in packet.iter().enumerate() {
+        let byte = if (8..12).contains(&at) { 0 } else { *byte };
+        crc = (crc >> 8) ^ CRC32C[usize::from((crc as u8) ^ byte)];
+    }
+    !crc
+}
+
+/// The table of the Castagnoli polynomial, reflected: 0x82f63b78.
+const CRC32C: [u32; 256] = {
+    let mut table = [0u32; 256];
+    let mut index = 0;
+    while index < 256 {
+        let mut crc = index as u32;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 1 != 0 {
+                (crc >> 1) ^ 0x82f6_3b78
+            } else {
+                crc >> 1
+            };
+            bit += 1;
+        }
+        table[index] = crc;
+        index += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn fast_sum_is_the_slow_sum() {
+        let mut rng = Rng::new(3);
+        for len in 0..200 {
+            let bytes: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
+            assert_eq!(Sum::of(&bytes).checksum(), slow(&bytes), "length {len}");
+        }
+    }
+
+    #[test]
+    fn incremental_update_is_the_full_sum() {
+        let mut rng = Rng::new(4);
+        for _ in 0..10_000 {
+            let mut bytes: [u8; 24] = std::array::from_fn(|_| rng.next_u64() as u8);
+            let before = Sum::of(&bytes).checksum();
+            let old = Sum::of(&bytes[4..12]);
+            for byte in &mut bytes[4..12] {
+                *byte = rng.next_u64() as u8;
+            }
+            let updated = update(before, old, Sum::of(&bytes[4..12]));
+            assert_eq!(updated, Sum::of(&bytes).checksum());
+        }
+    }
+
+    #[test]
+    fn crc32c_check_value() {
+        // The field itself is skipped, so the check string is laid around it.
+        let mut packet = b"12345678".to_vec();
+        packet.extend([0; 4]);
+        let with_zero_field = sctp(&packet);
+        packet[8..12].copy_from_slice(&[9; 4]);
+        assert_eq!(sctp(&packet), with_zero_field);
+        let plain = b"1234".iter().fold(!0u32, |crc, byte| {
+            (crc >> 8) ^ CRC32C[usize::from((crc as u8) ^ byte)]
+        });
+        assert_eq!(sctp(b"1234"), !plain);
+        let nine = b"123456789".iter().fold(!0u32, |crc, byte| {
+            (crc >> 8) ^ CRC32C[usize::from((crc as u8) ^ byte)]
+        });
+        assert_eq!(!nine, 0xe306_9283, "the published check value of CRC-32C");
+    }
+}

@@ -1,0 +1,470 @@
+//! Packet: a checked view over one mutable frame. `Layout::parse` checks every length once; afterwards
+//! no accessor can fail. This short parser serves the packet path; etherparse is its oracle in the
+//! property tests and reads whatever a story wants to know beyond it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Mac;
+use super::checksum::Sum;
+use super::nic::Frame;
+use super::offload::Offload;
+
+/// Length of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
+/// Extension headers of IPv6 looked through; a packet with more is malformed to us.
+const EXTENSION_HEADERS_MAX: usize = 8;
+
+/// Numbers of the protocols this room knows by name (IANA).
+pub mod number {
+    #![allow(missing_docs)]
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const FRAGMENT: u8 = 44;
+    pub const AH: u8 = 51;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// Why a frame is malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Malformed {
+    /// Shorter than the named header.
+    Short(&'static str),
+    /// A length field that lies about the named header.
+    Length(&'static str),
+    /// The version field is not that of the Ethernet type.
+    Version,
+    /// The IPv4 header checksum is wrong.
+    Checksum,
+    /// More IPv6 extension headers than we look through.
+    Extensions,
+}
+
+/// What lies in the frame above Ethernet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+    /// ARP for IPv4 over Ethernet.
+    Arp,
+    /// Something we do not know.
+    #[default]
+    Other,
+}
+
+/// Whether the packet is a fragment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole packet.
+    #[default]
+    Whole,
+    /// The first fragment: it has the transport header.
+    First,
+    /// A later one: it has none.
+    Later,
+}
+
+/// Where things lie in a frame, counted from its first byte. `Copy` and without a borrow, so that a
+/// batch can be parsed in one pass and handled in another.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layout {
+    /// What it is.
+    pub kind: Kind,
+    /// Offset of the network header; 0 where there is no Ethernet header.
+    pub l3: u16,
+    /// Offset of the transport header.
+    pub l4: u16,
+    /// Offset behind the packet; Ethernet padding lies beyond it.
+    pub end: u32,
+    /// Transport protocol number; of the innermost header for IPv6.
+    pub protocol: u8,
+    /// Fragment or whole.
+    pub fragment: Fragment,
+    /// The transport header is there in full: 20 bytes of TCP, 8 of UDP and ICMP, 12 of SCTP.
+    pub transport: bool,
+}
+
+impl Layout {
+    /// Reads a frame that begins with an Ethernet header, or with IP if `raw_ip`.
+    ///
+    /// # Errors
+    /// `Malformed` for a header that is cut off or lies; the frame was not touched.
+    pub fn parse(bytes: &[u8], raw_ip: bool) -> Result<Layout, Malformed> {
+        if raw_ip {
+            return match bytes.first().map(|byte| byte >> 4) {
+                Some(4) => parse_v4(bytes, 0),
+                Some(6) => parse_v6(bytes, 0),
+                _ => Err(Malformed::Version),
+            };
+        }
+        if bytes.len() < ETHERNET_LEN {
+            return Err(Malformed::Short("Ethernet"));
+        }
+        let mut l3 = ETHERNET_LEN;
+        let mut kind = be16(bytes, 12);
+        if matches!(kind, 0x8100 | 0x88a8) {
+            l3 += 4;
+            if bytes.len() < l3 {
+                return Err(Malformed::Short("VLAN"));
+            }
+            kind = be16(bytes, 16);
+        }
+        match kind {
+            0x0800 => parse_v4(bytes, l3),
+            0x86dd => parse_v6(bytes, l3),
+            0x0806 => parse_arp(bytes, l3),
+            _ => Ok(Layout {
+                l3: l3 as u16,
+                l4: l3 as u16,
+                end: bytes.len() as u32,
+                ..Layout::default()
+            }),
+        }
+    }
+
+    /// Reads a bare IP packet whose end may be cut off, as quoted in an ICMP error: lengths beyond
+    /// `bytes` are not an error here, and the checksum of the header is not looked at.
+    ///
+    /// # Errors
+    /// `Malformed` if not even the IP header is whole.
+    pub fn parse_quoted(bytes: &[u8]) -> Result<Layout, Malformed> {
+        match bytes.first().map(|byte| byte >> 4) {
+            Some(4) => {
+                let header = v4_header_len(bytes, 0)?;
+                let mut layout = v4_layout(bytes, 0, header);
+                layout.end = bytes.len() as u32;
+                layout.transport = has_ports(bytes.len(), &layout);
+                Ok(layout)
+            }
+            Some(6) => {
+                if bytes.len() < 40 {
+                    return Err(Malformed::Short("IPv6"));
+                }
+                let mut layout = walk_v6(bytes, 0, bytes.len())?;
+                layout.transport = has_ports(bytes.len(), &layout);
+                Ok(layout)
+            }
+            _ => Err(Malformed::Version),
+        }
+    }
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The quoted eight bytes of a transport header are enough for ports.
+fn has_ports(len: usize, layout: &Layout) -> bool {
+    layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 8
+}
+
+fn v4_header_len(bytes: &[u8], l3: usize) -> Result<usize, Malformed> {
+    if bytes.len() < l3 + 20 {
+        return Err(Malformed::Short("IPv4"));
+    }
+    if bytes[l3] >> 4 != 4 {
+        return Err(Malformed::Version);
+    }
+    let header = usize::from(bytes[l3] & 0x0f) * 4;
+    if header < 20 {
+        return Err(Malformed::Length("IPv4 header"));
+    }
+    if bytes.len() < l3 + header {
+        return Err(Malformed::Short("IPv4 options"));
+    }
+    Ok(header)
+}
+
+fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
+    let fragment = match be16(bytes, l3 + 6) & 0x3fff {
+        0 => Fragment::Whole,
+        word if word & 0x1fff == 0 => Fragment::First,
+        _ => Fragment::Later,
+    };
+    Layout {
+        kind: Kind::V4,
+        l3: l3 as u16,
+        l4: (l3 + header) as u16,
+        end: 0,
+        protocol: bytes[l3 + 9],
+        fragment,
+        transport: false,
+    }
+}
+
+fn parse_v4(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
+    let header = v4_header_len(bytes, l3)?;
+    let total = usize::from(be16(bytes, l3 + 2));
+    if total < header {
+        return Err(Malformed::Length("IPv4 total length"));
+    }
+    if bytes.len() < l3 + total {
+        return Err(Malformed::Short("IPv4 packet"));
+    }
+    if Sum::of(&bytes[l3..l3 + header]).folded() != 0xffff {
+        return Err(Malformed::Checksum);
+    }
+    let mut layout = v4_layout(bytes, l3, header);
+    layout.end = (l3 + total) as u32;
+    layout.transport = has_transport(bytes, &layout);
+    Ok(layout)
+}
+
+fn parse_v6(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
+    if bytes.len() < l3 + 40 {
+        return Err(Malformed::Short("IPv6"));
+    }
+    if bytes[l3] >> 4 != 6 {
+        return Err(Malformed::Version);
+    }
+    let end = l3 + 40 + usize::from(be16(bytes, l3 + 4));
+    if bytes.len() < end {
+        return Err(Malformed::Short("IPv6 packet"));
+    }
+    let mut layout = walk_v6(bytes, l3, end)?;
+    layout.transport = has_transport(bytes, &layout);
+    Ok(layout)
+}
+
+/// Looks through extension headers (RFC 8200 section 4) up to the transport header.
+fn walk_v6(bytes: &[u8], l3: usize, end: usize) -> Result<Layout, Malformed> {
+    let mut next = bytes[l3 + 6];
+    let mut at = l3 + 40;
+    let mut fragment = Fragment::Whole;
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        let len = match next {
+            0 | 43 | 60 if at + 8 <= end => (usize::from(bytes[at + 1]) + 1) * 8,
+            number::AH if at + 8 <= end => (usize::from(bytes[at + 1]) + 2) * 4,
+            number::FRAGMENT if at + 8 <= end => {
+                let word = be16(bytes, at + 2);
+                fragment = match (word & 0xfff8, word & 1) {
+                    (0, 0) => fragment,
+                    (0, _) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                8
+            }
+            0 | 43 | 60 | number::AH | number::FRAGMENT => {
+                return Err(Malformed::Short("IPv6 extension"));
+            }
+            _ => {
+                let mut layout = Layout {
+                    kind: Kind::V6,
+                    l3: l3 as u16,
+                    ..Layout::default()
+                };
+                (layout.l4, layout.end) = (at as u16, end as u32);
+                (layout.protocol, layout.fragment) = (next, fragment);
+                return Ok(layout);
+            }
+        };
+        next = bytes[at];
+        at += len;
+        if fragment == Fragment::Later {
+            // What follows is the middle of something; its first byte is no header.
+            let mut layout = Layout {
+                kind: Kind::V6,
+                l3: l3 as u16,
+                ..Layout::default()
+            };
+            (layout.l4, layout.end) = (at.min(end) as u16, end as u32);
+            (layout.protocol, layout.fragment) = (next, fragment);
+            return Ok(layout);
+        }
+        if at > end {
+            return Err(Malformed::Length("IPv6 extension"));
+        }
+    }
+    Err(Malformed::Extensions)
+}
+
+fn has_transport(bytes: &[u8], layout: &Layout) -> bool {
+    let here = (layout.end as usize).saturating_sub(usize::from(layout.l4));
+    let needed = match layout.protocol {
+        number::TCP => 20,
+        number::SCTP => 12,
+        _ => 8,
+    };
+    debug_assert!(layout.end as usize <= bytes.len());
+    layout.fragment != Fragment::Later && here >= needed
+}
+
+fn parse_arp(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
+    if bytes.len() < l3 + 28 {
+        return Err(Malformed::Short("ARP"));
+    }
+    let known =
+        be16(bytes, l3) == 1 && be16(bytes, l3 + 2) == 0x0800 && bytes[l3 + 4..l3 + 6] == [6, 4];
+    let kind = if known { Kind::Arp } else { Kind::Other };
+    let end = (l3 + 28) as u32;
+    Ok(Layout {
+        kind,
+        l3: l3 as u16,
+        l4: l3 as u16,
+        end,
+        ..Layout::default()
+    })
+}
+
+/// A parsed frame: its bytes from the Ethernet header on, its layout and its offload.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// The frame's bytes; every offset of `layout` lies inside them.
+    pub(super) bytes: &'a mut [u8],
+    /// Where things are.
+    pub layout: Layout,
+    /// What the device must still do.
+    pub offload: Offload,
+}
+
+impl<'a> Packet<'a> {
+    /// Joins a frame and the layout that was read from it.
+    pub fn new(frame: &'a mut Frame<'_>, layout: Layout) -> Packet<'a> {
+        let offload = frame.meta.offload;
+        let bytes = frame.bytes_mut();
+        debug_assert!(layout.end as usize <= bytes.len());
+        Packet {
+            bytes,
+            layout,
+            offload,
+        }
+    }
+
+    /// A packet in bare bytes; for packets quoted or built in memory.
+    pub fn over(bytes: &'a mut [u8], layout: Layout, offload: Offload) -> Packet<'a> {
+        debug_assert!(layout.end as usize <= bytes.len());
+        Packet {
+            bytes,
+            layout,
+            offload,
+        }
+    }
+
+    pub(super) fn l3(&self) -> usize {
+        usize::from(self.layout.l3)
+    }
+
+    pub(super) fn l4(&self) -> usize {
+        usize::from(self.layout.l4)
+    }
+
+    /// The frame's bytes, Ethernet padding included.
+    pub fn frame(&self) -> &[u8] {
+        self.bytes
+    }
+
+    /// The IP packet: network header to last byte, without padding.
+    pub fn ip(&self) -> &[u8] {
+        &self.bytes[self.l3()..self.layout.end as usize]
+    }
+
+    /// The transport header and what follows.
+    pub fn transport(&self) -> &[u8] {
+        &self.bytes[self.l4()..self.layout.end as usize]
+    }
+
+    /// Length of the IP packet in bytes; what counters count.
+    pub fn ip_len(&self) -> usize {
+        self.layout.end as usize - self.l3()
+    }
+
+    /// The IP packet's length on the wire: of one segment for a super-frame.
+    pub fn wire_len(&self) -> usize {
+        if !self.offload.is_gso() {
+            return self.ip_len();
+        }
+        let header = match self.layout.protocol {
+            number::TCP => usize::from(self.bytes[self.l4() + 12] >> 4) * 4,
+            _ => 8,
+        };
+        self.l4() - self.l3() + header + usize::from(self.offload.segment_len())
+    }
+
+    /// Who the frame is for; zero where there is no Ethernet header.
+    pub fn target_mac(&self) -> Mac {
+        self.mac_at(0)
+    }
+
+    /// Who sent the frame; zero where there is no Ethernet header.
+    pub fn source_mac(&self) -> Mac {
+        self.mac_at(6)
+    }
+
+    fn mac_at(&self, at: usize) -> Mac {
+        let mut mac = Mac::default();
+        if self.layout.l3 != 0 {
+            mac.0.copy_from_slice(&self.bytes[at..at + 6]);
+        }
+        mac
+    }
+
+    /// The IP source address.
+    pub fn source(&self) -> IpAddr {
+        self.address_at(if self.layout.kind == Kind::V4 { 12 } else { 8 })
+    }
+
+    /// The IP target address.
+    pub fn target(&self) -> IpAddr {
+        self.address_at(if self.layout.kind == Kind::V4 { 16 } else { 24 })
+    }
+
+    fn address_at(&self, offset: usize) -> IpAddr {
+        let at = self.l3() + offset;
+        if self.layout.kind == Kind::V4 {
+            let bytes: [u8; 4] = self.bytes[at..at + 4].try_into().expect("four bytes");
+            IpAddr::V4(Ipv4Addr::from(bytes))
+        } else {
+            let bytes: [u8; 16] = self.bytes[at..at + 16].try_into().expect("sixteen bytes");
+            IpAddr::V6(Ipv6Addr::from(bytes))
+        }
+    }
+
+    /// The source port; 0 where the transport header is cut off.
+    pub fn source_port(&self) -> u16 {
+        if self.layout.transport {
+            be16(self.bytes, self.l4())
+        } else {
+            0
+        }
+    }
+
+    /// The target port; 0 where the transport header is cut off.
+    pub fn target_port(&self) -> u16 {
+        if self.layout.transport {
+            be16(self.bytes, self.l4() + 2)
+        } else {
+            0
+        }
+    }
+
+    /// The flags of a TCP segment; 0 for anything else.
+    pub fn tcp_flags(&self) -> u8 {
+        let whole = self.layout.transport && self.layout.protocol == number::TCP;
+        if whole { self.bytes[self.l4() + 13] } else { 0 }
+    }
+
+    /// TTL or hop limit.
+    pub fn ttl(&self) -> u8 {
+        self.bytes[self.l3() + if self.layout.kind == Kind::V4 { 8 } else { 7 }]
+    }
+
+    /// DF is set. IPv6 is never fragmented on its way.
+    pub fn dont_fragment(&self) -> bool {
+        self.layout.kind == Kind::V6 || self.bytes[self.l3() + 6] & 0x40 != 0
+    }
+
+    /// Types of the first two chunks of an SCTP packet: the second lies behind the first, on a
+    /// four-byte boundary.
+    pub fn sctp_chunks(&self) -> Option<(u8, Option<u8>)> {
+        let packet = self.transport();
+        let first = *packet.get(12)?;
+        let len = usize::from(u16::from_be_bytes([*packet.get(14)?, *packet.get(15)?]));
+        Some((
+            first,
+            packet.get(12 + len.max(4).next_multiple_of(4)).copied(),
+        ))
+    }
+}
