@@ -13,6 +13,7 @@
 pub mod config;
 pub mod conn;
 pub mod director;
+pub mod forward;
 pub mod lvs;
 pub mod nic;
 pub mod rng;

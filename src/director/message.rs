@@ -30,6 +30,8 @@ pub enum Report {
         account: Account,
         /// One per port.
         ports: Vec<NicCounters>,
+        /// The story told so far, if one is told.
+        story: Vec<String>,
     },
     /// A port stopped giving frames, or works again.
     Port {

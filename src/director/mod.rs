@@ -1,5 +1,345 @@
-//! Floor A: the director itself.
+//! Floor A: the director. `Director::handle_frame` tells the life of a packet on one screen, in the
+//! order of the kernel's `ip_vs_in_hook` and `ip_vs_out_hook`; everything it calls does one thing.
 
+use std::sync::Arc;
+
+use crate::conn::{Conn, ConnTable, Direction, Index};
+use crate::lvs::tuple::{Tuple, pack};
+use crate::lvs::{Family, Protocol, Segment, TcpFlags};
+use crate::time::Instant;
+use crate::wire::icmp::Message;
+use crate::wire::packet::{Fragment, Kind, number};
+use crate::wire::{Frame, Layout, Malformed, Packet};
+
+pub mod admit;
+pub mod errors;
+pub mod lane;
 pub mod message;
+pub mod neigh;
+pub mod probe;
+pub mod resolve;
+pub mod serve;
 pub mod snapshot;
+pub mod stack;
+pub mod story;
 pub mod verdict;
+pub mod worker;
+
+pub use lane::Lane;
+pub use message::{Order, Report};
+pub use neigh::Neighbours;
+pub use probe::{Off, Probe, Step};
+pub use snapshot::{Port, Role, Side, Snapshot, SnapshotId};
+pub use story::Teller;
+pub use verdict::{Account, DropReason, Verdict};
+pub use worker::{Worker, WorkerSetup};
+
+use lane::Own;
+
+/// The rules. All workers share one; what they do not share is in their lanes.
+#[derive(Clone, Debug)]
+pub struct Director {
+    table: Arc<ConnTable>,
+}
+
+/// What the first pass over a batch learns of a frame: where things lie, who talks to whom, and the
+/// hash to look that up with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Prepared {
+    layout: Layout,
+    malformed: Option<Malformed>,
+    tuple: Tuple,
+    /// Hash of the tuple; 0 where the packet has none.
+    pub hash: u64,
+    has_tuple: bool,
+}
+
+/// Everything that is known of one frame on its way through the director.
+pub struct Passage<'a, 'f, P: Probe> {
+    /// The packet.
+    pub packet: Packet<'f>,
+    /// Index of the port it came in by.
+    pub ingress: usize,
+    /// Firewall mark; 0 is none.
+    pub mark: u32,
+    /// The clock of this breath.
+    pub now: Instant,
+    /// Who listens.
+    pub probe: &'a mut P,
+}
+
+impl Director {
+    /// A director over this table.
+    pub fn new(table: Arc<ConnTable>) -> Director {
+        Director { table }
+    }
+
+    /// The connections.
+    pub fn table(&self) -> &Arc<ConnTable> {
+        &self.table
+    }
+
+    /// Reads a frame: the first pass over a batch.
+    pub fn prepare(&self, bytes: &[u8], raw_ip: bool) -> Prepared {
+        let layout = match Layout::parse(bytes, raw_ip) {
+            Ok(layout) => layout,
+            Err(malformed) => {
+                return Prepared {
+                    malformed: Some(malformed),
+                    ..Prepared::default()
+                };
+            }
+        };
+        let mut prepared = Prepared {
+            layout,
+            ..Prepared::default()
+        };
+        let balanced = Protocol(layout.protocol).is_balanced();
+        if balanced && layout.transport && layout.fragment == Fragment::Whole {
+            prepared.tuple = tuple_of(bytes, &layout);
+            prepared.hash = prepared.tuple.hash(self.table.seed());
+            prepared.has_tuple = true;
+        }
+        prepared
+    }
+
+    /// The life of a packet. The verdict is booked in the lane's account by the caller.
+    pub fn handle_frame<P: Probe>(
+        &self,
+        frame: &mut Frame<'_>,
+        prepared: &Prepared,
+        ingress: usize,
+        lane: &mut Lane,
+        now: Instant,
+        probe: &mut P,
+    ) -> Verdict {
+        if let Some(malformed) = prepared.malformed {
+            return Verdict::Drop(malformed.into());
+        }
+        let Lane { index, own } = lane;
+        let mark = frame.meta.mark;
+        let packet = Packet::new(frame, prepared.layout);
+        let mut passage = Passage {
+            packet,
+            ingress,
+            mark,
+            now,
+            probe,
+        };
+        let p = &mut passage;
+        p.tell_arrival(own);
+        let verdict = match p.kind(own, prepared) {
+            Shape::NotForUs => Verdict::Pass,
+            Shape::Arp => stack::hear_arp(p, own),
+            Shape::IcmpError => self.relate_error(p, own),
+            Shape::Fragment => stack::refuse_fragment(p, own),
+            Shape::Other => stack::answer(p, own),
+            Shape::Flow(segment) => {
+                if let Some((conn, direction)) = index.find(prepared.hash, &prepared.tuple)
+                    && !serve::needs_care(conn, direction, segment, own, now)
+                {
+                    serve::serve(conn, direction, segment, p, own)
+                } else {
+                    self.handle_flow(p, prepared, segment, index, own)
+                }
+            }
+        };
+        if P::ON {
+            p.probe.step(Step::Ended(verdict));
+        }
+        verdict
+    }
+
+    /// A packet whose connection this worker does not know, or knows something odd of.
+    fn handle_flow<P: Probe>(
+        &self,
+        p: &mut Passage<'_, '_, P>,
+        prepared: &Prepared,
+        segment: Segment,
+        index: &mut Index,
+        own: &mut Own,
+    ) -> Verdict {
+        let tuple = &prepared.tuple;
+        let found = self.table.find(tuple).filter(|(conn, _)| !conn.is_gone());
+        let found = found.and_then(|found| self.still_alive(found, p.now));
+        let found = found.and_then(|found| self.not_reused(found, segment, own));
+        match found {
+            Some((conn, Direction::Out)) => {
+                index.remember(prepared.hash, Direction::Out, &conn);
+                serve::serve(&conn, Direction::Out, segment, p, own)
+            }
+            Some((conn, direction)) if serve::has_server(&conn) => {
+                index.remember(prepared.hash, direction, &conn);
+                serve::serve(&conn, direction, segment, p, own)
+            }
+            Some((conn, _)) => {
+                if !own.snapshot.tunables.expire_nodest_conn {
+                    return Verdict::Drop(DropReason::RealServerGone);
+                }
+                self.table.remove(&conn);
+                self.handle_new(p, prepared, segment, index, own)
+            }
+            None => self.handle_new(p, prepared, segment, index, own),
+        }
+    }
+
+    /// A packet with no connection: it may open one, or it is for our own stack, or not ours.
+    fn handle_new<P: Probe>(
+        &self,
+        p: &mut Passage<'_, '_, P>,
+        prepared: &Prepared,
+        segment: Segment,
+        index: &mut Index,
+        own: &mut Own,
+    ) -> Verdict {
+        match admit::admit(&self.table, &prepared.tuple, segment, p, own) {
+            admit::Admission::Opened(conn) => {
+                index.remember(prepared.hash, Direction::In, &conn);
+                serve::serve(&conn, Direction::In, segment, p, own)
+            }
+            admit::Admission::NotOurs => stack::answer(p, own),
+            admit::Admission::NoRealServer => stack::refuse_service(p, own),
+            admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
+        }
+    }
+
+    /// An entry whose time is up is no entry, unless it controls others.
+    fn still_alive(
+        &self,
+        (conn, direction): (Arc<Conn>, Direction),
+        now: Instant,
+    ) -> Option<(Arc<Conn>, Direction)> {
+        if conn.is_due(now) && !conn.outlives_expiry(now) {
+            self.table.remove(&conn);
+            return None;
+        }
+        Some((conn, direction))
+    }
+
+    /// A client that reuses its port for a new connection is scheduled anew
+    /// (`is_new_conn`, `is_new_conn_expected`).
+    fn not_reused(
+        &self,
+        (conn, direction): (Arc<Conn>, Direction),
+        segment: Segment,
+        own: &Own,
+    ) -> Option<(Arc<Conn>, Direction)> {
+        if direction != Direction::Out && serve::is_reused(&conn, segment, &own.snapshot.tunables) {
+            if !conn.is_controlling() {
+                self.table.remove(&conn);
+            }
+            return None;
+        }
+        Some((conn, direction))
+    }
+}
+
+impl From<Malformed> for DropReason {
+    fn from(malformed: Malformed) -> DropReason {
+        match malformed {
+            Malformed::Checksum => DropReason::IpChecksum,
+            _ => DropReason::Malformed,
+        }
+    }
+}
+
+/// What kind of business a frame is.
+enum Shape {
+    NotForUs,
+    Arp,
+    IcmpError,
+    Fragment,
+    /// TCP, UDP or SCTP with a whole transport header.
+    Flow(Segment),
+    Other,
+}
+
+impl<P: Probe> Passage<'_, '_, P> {
+    /// Sorts the frame: not addressed to us at link level first, then by what it carries.
+    fn kind(&self, own: &Own, prepared: &Prepared) -> Shape {
+        let port = &own.snapshot.ports[self.ingress];
+        let packet = &self.packet;
+        match packet.layout.kind {
+            Kind::Arp => return Shape::Arp,
+            Kind::Other => return Shape::NotForUs,
+            _ => {}
+        }
+        let to_us = port.raw_ip || packet.target_mac() == port.mac;
+        if !to_us || own.snapshot.role == Role::Backup {
+            return Shape::NotForUs;
+        }
+        if prepared.has_tuple {
+            return Shape::Flow(segment_of(packet));
+        }
+        match packet.layout.fragment {
+            Fragment::Whole if packet.is_icmp() && packet.icmp_message() == Message::Error => {
+                Shape::IcmpError
+            }
+            Fragment::Whole => Shape::Other,
+            _ => Shape::Fragment,
+        }
+    }
+
+    fn tell_arrival(&mut self, own: &Own) {
+        if P::ON {
+            let port = &own.snapshot.ports[self.ingress];
+            let (flow, detail) = story::describe(&self.packet);
+            let len = self.packet.ip_len();
+            self.probe.step(Step::Arrived {
+                port,
+                flow,
+                detail,
+                len,
+            });
+        }
+    }
+}
+
+/// Packs the flow of a packet that has ports.
+fn tuple_of(bytes: &[u8], layout: &Layout) -> Tuple {
+    let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
+    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let (source_port, target_port) = (port(l4), port(l4 + 2));
+    let protocol = Protocol(layout.protocol);
+    if layout.kind == Kind::V4 {
+        let word = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let (source, target) = ([0, word(l3 + 12).into()], [0, word(l3 + 16).into()]);
+        return Tuple::new(
+            Family::V4,
+            protocol,
+            (source, source_port),
+            (target, target_port),
+        );
+    }
+    let address = |at: usize| {
+        let octets: [u8; 16] = bytes[at..at + 16]
+            .try_into()
+            .expect("an IPv6 header is whole");
+        pack(octets.into())
+    };
+    let (source, target) = (address(l3 + 8), address(l3 + 24));
+    Tuple::new(
+        Family::V6,
+        protocol,
+        (source, source_port),
+        (target, target_port),
+    )
+}
+
+/// What the state table wants to know of a packet that has a tuple.
+fn segment_of(packet: &Packet<'_>) -> Segment {
+    match packet.layout.protocol {
+        number::TCP => Segment::Tcp(TcpFlags(packet.tcp_flags())),
+        number::SCTP => {
+            // Without a chunk it changes no state: like one of a type nobody knows.
+            let (first, second) = packet.sctp_chunks().unwrap_or((u8::MAX, None));
+            Segment::Sctp { first, second }
+        }
+        _ => Segment::Udp,
+    }
+}
+
+#[cfg(test)]
+mod tests;

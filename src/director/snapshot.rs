@@ -2,7 +2,7 @@
 //! lives inside (counters, scheduler state) is carried from one to the next.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use foldhash::fast::FixedState;
@@ -202,6 +202,28 @@ impl Snapshot {
     /// Is it an address the director owns on some port (not a VIP)? Which port?
     pub fn own_port(&self, address: &IpAddr) -> Option<usize> {
         self.own.get(address).copied()
+    }
+
+    /// The address from which we speak on `port` to somebody of `other`'s family: the port's own, else
+    /// a VIP. Unspecified if there is none.
+    pub fn source_on(&self, port: usize, other: IpAddr) -> IpAddr {
+        let same_family = |address: &IpAddr| address.is_ipv4() == other.is_ipv4();
+        let own = self.ports[port]
+            .addresses
+            .iter()
+            .map(|(address, _)| *address);
+        let vips = self
+            .services
+            .iter()
+            .filter_map(|service| match service.spec.key {
+                ServiceKey::Address { virt, .. } => Some(virt.address),
+                ServiceKey::Mark { .. } => None,
+            });
+        let none: IpAddr = match other {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        own.chain(vips).find(same_family).unwrap_or(none)
     }
 
     /// The port and next hop for `target`: the longest matching prefix of all ports.

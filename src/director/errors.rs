@@ -1,0 +1,87 @@
+//! ICMP errors about connections (`ip_vs_in_icmp`, `ip_vs_out_icmp`).
+
+use super::lane::Own;
+use super::probe::{Probe, Step};
+use super::verdict::{DropReason, Verdict};
+use super::{Director, Passage, resolve, serve, stack};
+use crate::conn::{Conn, Direction};
+use crate::forward::{self, Outcome};
+use crate::lvs::tuple::Tuple;
+use crate::lvs::{Endpoint, Flow, ForwardMethod, Protocol};
+use crate::wire::icmp::Quote;
+
+impl Director {
+    /// An ICMP error: if it quotes a packet of a connection, it follows that connection; else it is
+    /// for our own stack, which has no use for it, or not ours.
+    pub(super) fn relate_error<P: Probe>(
+        &self,
+        p: &mut Passage<'_, '_, P>,
+        own: &mut Own,
+    ) -> Verdict {
+        let Some((quote, tuple)) = quoted_tuple(p) else {
+            return stack::answer(p, own);
+        };
+        let Some((conn, direction)) = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone())
+        else {
+            return stack::answer(p, own);
+        };
+        if P::ON {
+            p.probe.step(Step::Found {
+                conn: &conn,
+                direction,
+            });
+        }
+        follow(&conn, direction, &quote, p, own)
+    }
+}
+
+/// The tuple of a packet that would go where the error came from: the quoted one, turned round. It is
+/// from the client if the VIP's packet is quoted, and from the real server if the client's is.
+fn quoted_tuple<P: Probe>(p: &Passage<'_, '_, P>) -> Option<(Quote, Tuple)> {
+    let quote = p.packet.quote()?;
+    let protocol = Protocol(quote.layout.protocol);
+    if !protocol.is_balanced() || !quote.has_ports() {
+        return None;
+    }
+    let flow = Flow {
+        protocol,
+        source: Endpoint::new(quote.target, quote.target_port),
+        target: Endpoint::new(quote.source, quote.source_port),
+    };
+    Some((quote, flow.into()))
+}
+
+fn follow<P: Probe>(
+    conn: &Conn,
+    direction: Direction,
+    quote: &Quote,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let masq = conn.method() == ForwardMethod::Masq;
+    if masq && !p.packet.icmp_sum_holds() {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    let next = match (direction, conn.method()) {
+        (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
+        (Direction::Out, _) | (_, ForwardMethod::Local) => return Verdict::Pass,
+        (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
+        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => {
+            return Verdict::Drop(DropReason::Method);
+        }
+    };
+    serve::count(conn, direction, p.packet.ip_len(), own.worker);
+    let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    if let Some(verdict) = serve::travel(direction, egress, p, own) {
+        return verdict;
+    }
+    let outcome = forward::icmp::apply(conn, direction, quote, &mut p.packet);
+    debug_assert_eq!(outcome, Outcome::Ready(next));
+    if P::ON {
+        let text = format!("error rewritten like its connection, to {next}");
+        p.probe.step(Step::Said(text));
+    }
+    resolve::send(egress, next_hop, p, own)
+}

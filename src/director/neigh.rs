@@ -1,0 +1,265 @@
+//! Neighbours: who has which MAC address. We answer ARP for our VIPs and our own addresses, learn from
+//! every question and answer we hear, and ask when we need somebody (RFC 826; the times are those of
+//! Linux, `neighbour.c`, rounded).
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+use foldhash::fast::FixedState;
+
+use crate::time::{Duration, Instant};
+use crate::wire::Mac;
+
+/// How long an answer is believed without a question.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long an answer is used at all; meanwhile questions go out.
+const USABLE: Duration = Duration::from_secs(60);
+/// Time between two questions about one address.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What all workers know of their neighbours.
+#[derive(Debug)]
+pub struct Neighbours {
+    known: Mutex<BTreeMap<(usize, IpAddr), Known>>,
+    generation: AtomicU64,
+    entries_max: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    mac: Option<Mac>,
+    learned: Instant,
+    asked: Option<Instant>,
+    fixed: bool,
+}
+
+/// What is known of one neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Its MAC address, if it ever told.
+    pub mac: Option<Mac>,
+    /// Somebody should ask it now.
+    pub ask: bool,
+    /// Until when this answer needs no second look.
+    pub fresh_until: Instant,
+}
+
+impl Neighbours {
+    /// Nobody is known yet; at most `entries_max` will be.
+    pub fn new(entries_max: usize) -> Neighbours {
+        Neighbours {
+            known: Mutex::new(BTreeMap::new()),
+            generation: AtomicU64::new(0),
+            entries_max: entries_max.max(1),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(usize, IpAddr), Known>> {
+        // A worker that panicked while holding the lock left a whole entry or none.
+        self.known
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Changes whenever a MAC address was learned or changed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// `address` on `port` is at `mac`. Learned only if it was known or asked for, unless `welcome`:
+    /// strangers that shout do not fill the table.
+    pub fn learn(&self, port: usize, address: IpAddr, mac: Mac, welcome: bool, now: Instant) {
+        if mac.is_group() || mac == Mac::default() || address.is_unspecified() {
+            return;
+        }
+        let mut known = self.lock();
+        let here = known.get(&(port, address)).copied();
+        if here.is_none() && !welcome || here.is_some_and(|known| known.fixed) {
+            return;
+        }
+        if here.is_none() && known.len() >= self.entries_max {
+            forget_oldest(&mut known);
+        }
+        known.insert(
+            (port, address),
+            Known {
+                mac: Some(mac),
+                learned: now,
+                asked: None,
+                fixed: false,
+            },
+        );
+        if here.and_then(|known| known.mac) != Some(mac) {
+            self.generation.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// `address` on `port` is at `mac`, for ever: somebody configured it.
+    pub fn fix(&self, port: usize, address: IpAddr, mac: Mac, now: Instant) {
+        let entry = Known {
+            mac: Some(mac),
+            learned: now,
+            asked: None,
+            fixed: true,
+        };
+        self.lock().insert((port, address), entry);
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// What is known of `address` on `port`. If it says `ask`, the caller asks, and nobody else within
+    /// the next second.
+    pub fn look_up(&self, port: usize, address: IpAddr, now: Instant) -> Answer {
+        let mut known = self.lock();
+        if !known.contains_key(&(port, address)) && known.len() >= self.entries_max {
+            forget_oldest(&mut known);
+        }
+        let unknown = Known {
+            mac: None,
+            learned: now,
+            asked: None,
+            fixed: false,
+        };
+        let entry = known.entry((port, address)).or_insert(unknown);
+        if entry.fixed {
+            return Answer {
+                mac: entry.mac,
+                ask: false,
+                fresh_until: now + FRESH,
+            };
+        }
+        let age = now - entry.learned;
+        if entry.mac.is_some() && age < FRESH {
+            return Answer {
+                mac: entry.mac,
+                ask: false,
+                fresh_until: entry.learned + FRESH,
+            };
+        }
+        if age >= USABLE {
+            entry.mac = None;
+        }
+        let ask = entry.asked.is_none_or(|asked| now - asked >= ASK_AGAIN);
+        if ask {
+            entry.asked = Some(now);
+        }
+        Answer {
+            mac: entry.mac,
+            ask,
+            fresh_until: now + ASK_AGAIN,
+        }
+    }
+
+    /// Every neighbour that has told its MAC address: port, address, MAC.
+    pub fn list(&self) -> Vec<(usize, IpAddr, Mac)> {
+        let known = self.lock();
+        let told = |((port, address), known): (&(usize, IpAddr), &Known)| {
+            known.mac.map(|mac| (*port, *address, mac))
+        };
+        known.iter().filter_map(told).collect()
+    }
+}
+
+fn forget_oldest(known: &mut BTreeMap<(usize, IpAddr), Known>) {
+    let learned = known.iter().filter(|(_, known)| !known.fixed);
+    if let Some(key) = learned
+        .min_by_key(|(_, known)| known.learned)
+        .map(|(key, _)| *key)
+    {
+        known.remove(&key);
+    }
+}
+
+/// One worker's memory of look-ups, so that the packet path takes no lock.
+#[derive(Debug)]
+pub struct NeighbourCache {
+    answers: HashMap<(usize, IpAddr), (Mac, Instant), FixedState>,
+    generation: u64,
+    entries_max: usize,
+}
+
+impl NeighbourCache {
+    /// An empty memory of at most `entries_max` neighbours.
+    pub fn new(entries_max: usize, seed: u64) -> NeighbourCache {
+        let answers = HashMap::with_hasher(FixedState::with_seed(seed));
+        NeighbourCache {
+            answers,
+            generation: 0,
+            entries_max: entries_max.max(1),
+        }
+    }
+
+    /// The MAC address of `address` on `port`, if it is known and fresh.
+    pub fn get(&self, port: usize, address: IpAddr, now: Instant) -> Option<Mac> {
+        let (mac, until) = self.answers.get(&(port, address))?;
+        (now < *until).then_some(*mac)
+    }
+
+    /// Remembers an answer.
+    pub fn put(&mut self, port: usize, address: IpAddr, answer: &Answer) {
+        let Some(mac) = answer.mac else { return };
+        if self.answers.len() >= self.entries_max {
+            self.answers.clear();
+        }
+        self.answers
+            .insert((port, address), (mac, answer.fresh_until));
+    }
+
+    /// Forgets everything if somebody learned something meanwhile; says if so.
+    pub fn refresh(&mut self, neighbours: &Neighbours) -> bool {
+        let generation = neighbours.generation();
+        let changed = generation != self.generation;
+        if changed {
+            self.generation = generation;
+            self.answers.clear();
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn one_question_a_second_until_the_answer() {
+        let neighbours = Neighbours::new(8);
+        let who: IpAddr = [10, 0, 0, 9].into();
+        assert!(neighbours.look_up(0, who, at(0)).ask);
+        assert!(!neighbours.look_up(0, who, at(0)).ask);
+        assert!(neighbours.look_up(0, who, at(1)).ask);
+        neighbours.learn(0, who, MAC, false, at(1));
+        let answer = neighbours.look_up(0, who, at(2));
+        assert_eq!((answer.mac, answer.ask), (Some(MAC), false));
+    }
+
+    #[test]
+    fn an_old_answer_is_used_while_asking_and_then_dropped() {
+        let neighbours = Neighbours::new(8);
+        let who: IpAddr = [10, 0, 0, 9].into();
+        neighbours.learn(0, who, MAC, true, at(0));
+        let answer = neighbours.look_up(0, who, at(40));
+        assert_eq!((answer.mac, answer.ask), (Some(MAC), true));
+        assert_eq!(neighbours.look_up(0, who, at(61)).mac, None);
+    }
+
+    #[test]
+    fn strangers_do_not_fill_the_table() {
+        let neighbours = Neighbours::new(2);
+        for last in 0..10 {
+            neighbours.learn(0, [10, 0, 0, last].into(), MAC, false, at(0));
+        }
+        assert!(neighbours.list().is_empty());
+        for last in 1..10 {
+            neighbours.learn(0, [10, 0, 0, last].into(), MAC, true, at(u64::from(last)));
+        }
+        assert_eq!(neighbours.list().len(), 2);
+    }
+}

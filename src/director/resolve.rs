@@ -1,0 +1,112 @@
+//! The last step: the next hop's MAC address. Known: the frame leaves. Unknown: we ask, and the frame
+//! waits, within bounds.
+
+use std::net::IpAddr;
+
+use super::Passage;
+use super::lane::{HeldFrame, Own};
+use super::probe::{Probe, Step};
+use super::verdict::{DropReason, Verdict};
+use crate::time::{Duration, Instant};
+use crate::wire::Mac;
+use crate::wire::arp::Arp;
+use crate::wire::packet::ETHERNET_LEN;
+
+/// How long a frame waits for a MAC address: three questions.
+const HELD_FOR: Duration = Duration::from_secs(3);
+
+/// Sends a packet out by `egress` to the neighbour `next_hop`.
+pub fn send<P: Probe>(
+    egress: usize,
+    next_hop: IpAddr,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let raw_ip = own.snapshot.ports[egress].raw_ip;
+    if raw_ip != (p.packet.layout.l3 == 0) {
+        // Frames do not change between ports with and without an Ethernet header; start-up sees to it.
+        return Verdict::Drop(DropReason::NoRoute);
+    }
+    let mac = if raw_ip {
+        Some(Mac::default())
+    } else {
+        find_mac(egress, next_hop, p.now, own)
+    };
+    let Some(mac) = mac else {
+        own.hold(HeldFrame {
+            port: egress,
+            next_hop,
+            since: p.now,
+            bytes: p.packet.frame().to_vec(),
+            offload: p.packet.offload,
+        });
+        return Verdict::Held;
+    };
+    let port = &own.snapshot.ports[egress];
+    p.packet.set_macs(mac, port.mac);
+    if P::ON {
+        p.probe.step(Step::Sent {
+            port,
+            next_hop,
+            mac,
+        });
+    }
+    Verdict::Forward { port: egress }
+}
+
+/// The MAC address of `next_hop`, from this worker's memory, from what all workers know, or, if there
+/// is none, after a question that goes out with this breath.
+fn find_mac(egress: usize, next_hop: IpAddr, now: Instant, own: &mut Own) -> Option<Mac> {
+    if let Some(mac) = own.cache.get(egress, next_hop, now) {
+        return Some(mac);
+    }
+    let answer = own.neighbours.look_up(egress, next_hop, now);
+    own.cache.put(egress, next_hop, &answer);
+    if answer.ask {
+        ask(egress, next_hop, own);
+    }
+    answer.mac
+}
+
+/// Asks the link who has `next_hop`.
+fn ask(egress: usize, next_hop: IpAddr, own: &mut Own) {
+    let Own {
+        snapshot, outbox, ..
+    } = own;
+    let port = &snapshot.ports[egress];
+    let IpAddr::V4(target) = next_hop else { return };
+    let sender = snapshot.source_on(egress, next_hop);
+    let IpAddr::V4(sender) = sender else { return };
+    outbox.add(egress, |out| {
+        Arp::request(port.mac, sender, target).frame(out)
+    });
+}
+
+/// Sends or gives up the frames that waited: call it once a breath.
+pub fn settle_held(now: Instant, own: &mut Own) {
+    if own.held.is_empty() {
+        return;
+    }
+    for _ in 0..own.held.len() {
+        let Some(mut frame) = own.held.pop_front() else {
+            return;
+        };
+        let mac = find_mac(frame.port, frame.next_hop, now, own);
+        match mac {
+            Some(mac) => {
+                let source = own.snapshot.ports[frame.port].mac;
+                frame.bytes[..6].copy_from_slice(&mac.0);
+                frame.bytes[6..ETHERNET_LEN - 2].copy_from_slice(&source.0);
+                if !own.outbox.add_held(frame.port, &frame.bytes, frame.offload) {
+                    own.held.push_front(frame);
+                    return;
+                }
+            }
+            None if now - frame.since >= HELD_FOR => {
+                own.account.held -= 1;
+                own.account.dropped[DropReason::NoNeighbour as usize] += 1;
+            }
+            None => own.held.push_back(frame),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! A packet of a known connection: count it, move the state, restart the deadline, rewrite it, send it
+//! on (`ip_vs_in_hook` behind the look-up, `handle_response`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::lane::Own;
+use super::probe::{Probe, Step};
+use super::resolve;
+use super::verdict::{DropReason, Verdict};
+use super::{Passage, stack, story};
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
+use crate::conn::{Conn, Direction, Wheel};
+use crate::forward::{self, Outcome};
+use crate::lvs::{ForwardMethod, Protocol, Segment, Tunables};
+use crate::time::Instant;
+use crate::wire::answer::IcmpError;
+
+/// Type of the chunk that opens an association (RFC 9260 section 3.2).
+const SCTP_INIT: u8 = 1;
+
+/// Does something about this connection need a second look before a packet of it is served?
+pub fn needs_care(
+    conn: &Conn,
+    direction: Direction,
+    segment: Segment,
+    own: &Own,
+    now: Instant,
+) -> bool {
+    conn.is_due(now)
+        || direction != Direction::Out
+            && (!has_server(conn)
+                || opens(segment) && is_reused(conn, segment, &own.snapshot.tunables))
+}
+
+/// Is its real server still configured?
+pub fn has_server(conn: &Conn) -> bool {
+    conn.server()
+        .is_none_or(|server| server.available.load(Relaxed))
+}
+
+/// Does this segment ask for a new connection?
+fn opens(segment: Segment) -> bool {
+    match segment {
+        Segment::Tcp(flags) => flags.syn(),
+        Segment::Sctp { first, .. } => first == SCTP_INIT,
+        Segment::Udp => false,
+    }
+}
+
+/// Is it a new connection over the rest of an old one (`is_new_conn_expected`)?
+pub fn is_reused(conn: &Conn, segment: Segment, tunables: &Tunables) -> bool {
+    if !opens(segment) {
+        return false;
+    }
+    let quiesced = conn
+        .server()
+        .is_some_and(|server| server.weight.load(Relaxed) == 0);
+    if tunables.expire_nodest_conn && quiesced {
+        return true;
+    }
+    let mode = tunables.conn_reuse_mode;
+    if mode == 0 || conn.control().is_some() {
+        return false;
+    }
+    let state = conn.state();
+    match state.protocol() {
+        Protocol::TCP => match TcpState::from_number(state.number()) {
+            Some(TcpState::TimeWait | TcpState::Close) => true,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.no_output(),
+            _ => false,
+        },
+        Protocol::SCTP => state.number() == SctpState::Closed as u8,
+        _ => false,
+    }
+}
+
+/// Serves one packet of `conn`.
+pub fn serve<P: Probe>(
+    conn: &Arc<Conn>,
+    direction: Direction,
+    segment: Segment,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    if P::ON {
+        p.probe.step(Step::Found { conn, direction });
+    }
+    let outward = direction == Direction::Out;
+    // A reply is routed before IPVS sees it, a request after: so only a request that dies of its TTL
+    // has moved the state.
+    if outward && p.packet.ttl() <= 1 && conn.method() == ForwardMethod::Masq {
+        return stack::complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
+    }
+    count(conn, direction, p.packet.ip_len(), own.worker);
+    let (from, to) = conn.step(direction, segment, &own.snapshot.timeouts, p.now);
+    if Wheel::must_arm(conn) {
+        own.wheel.arm(conn);
+    }
+    if P::ON {
+        let expires_s = conn.expires_in(p.now).as_secs();
+        p.probe.step(Step::State {
+            from,
+            to,
+            expires_s,
+        });
+    }
+    carry(conn, direction, p, own)
+}
+
+/// Counts a packet at its real server, while that is configured.
+pub fn count(conn: &Conn, direction: Direction, bytes: usize, worker: usize) {
+    let inward = direction != Direction::Out;
+    if inward {
+        conn.count_in();
+    }
+    let Some(server) = conn
+        .server()
+        .filter(|server| server.available.load(Relaxed))
+    else {
+        return;
+    };
+    let line = &server.stats[worker];
+    if inward {
+        line.count_in(bytes)
+    } else {
+        line.count_out(bytes)
+    }
+}
+
+/// Rewrites a packet and finds its way out.
+fn carry<P: Probe>(
+    conn: &Conn,
+    direction: Direction,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let next = match (direction, conn.method()) {
+        (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
+        (Direction::Out, _) => return Verdict::Pass,
+        (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
+        (_, ForwardMethod::Local) => return Verdict::Pass,
+        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => {
+            return Verdict::Drop(DropReason::Method);
+        }
+    };
+    let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
+        return Verdict::Drop(DropReason::NoRoute);
+    };
+    if let Some(verdict) = travel(direction, egress, p, own) {
+        return verdict;
+    }
+    let before = P::ON.then(|| story::describe(&p.packet).0);
+    let outcome = forward::apply(conn, direction, &mut p.packet);
+    debug_assert_eq!(outcome, Outcome::Ready(next));
+    if let Some(before) = before {
+        let after = story::describe(&p.packet).0;
+        let (ttl, checksum) = (p.packet.ttl(), story::checksum_word(&p.packet));
+        p.probe.step(Step::Rewritten {
+            conn,
+            direction,
+            before,
+            after,
+            ttl,
+            checksum,
+        });
+    }
+    resolve::send(egress, next_hop, p, own)
+}
+
+/// One hop: TTL and MTU. A verdict if the packet ends here. A request's error quotes it with the TTL
+/// already taken, a reply's as it came (recorded; `__ip_vs_get_out_rt`, `ip_forward`).
+pub fn travel<P: Probe>(
+    direction: Direction,
+    egress: usize,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Option<Verdict> {
+    if p.packet.ttl() <= 1 {
+        let reason = DropReason::TtlExceeded;
+        return Some(stack::complain(p, own, IcmpError::TimeExceeded, reason));
+    }
+    if direction != Direction::Out {
+        p.packet.decrement_ttl();
+    }
+    let mtu = own.snapshot.ports[egress].mtu;
+    if p.packet.wire_len() > mtu as usize {
+        let told = IcmpError::TooLong(mtu.min(u32::from(u16::MAX)) as u16);
+        return Some(if p.packet.dont_fragment() {
+            stack::complain(p, own, told, DropReason::TooLong)
+        } else {
+            Verdict::Drop(DropReason::TooLong)
+        });
+    }
+    if direction == Direction::Out {
+        p.packet.decrement_ttl();
+    }
+    None
+}

@@ -1,0 +1,165 @@
+//! What the VIP's own stack would say, since the VIP is in no kernel: ARP, echo, resets, port
+//! unreachable; and every ICMP error we owe.
+
+use std::net::IpAddr;
+
+use super::Passage;
+use super::lane::Own;
+use super::probe::{Probe, Step};
+use super::snapshot::Role;
+use super::verdict::{DropReason, Verdict};
+use crate::wire::answer::{self, IcmpError};
+use crate::wire::arp::Arp;
+use crate::wire::icmp::Message;
+use crate::wire::packet::number;
+
+/// Hears an ARP packet: learns from it, and answers for the VIPs and our own addresses on this port.
+pub fn hear_arp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    let Own {
+        snapshot,
+        outbox,
+        neighbours,
+        ..
+    } = own;
+    let port = &snapshot.ports[p.ingress];
+    let Some(arp) = Arp::read(&p.packet) else {
+        return Verdict::Pass;
+    };
+    let target = IpAddr::V4(arp.target);
+    let ours = snapshot.role == Role::Primary
+        && (snapshot.is_vip(&target) || snapshot.own_port(&target) == Some(p.ingress));
+    let from_us = arp.sender_mac == port.mac;
+    if !from_us {
+        neighbours.learn(p.ingress, arp.sender.into(), arp.sender_mac, ours, p.now);
+    }
+    if from_us || !ours {
+        return Verdict::Pass;
+    }
+    if !arp.is_request {
+        return Verdict::Answered;
+    }
+    if P::ON {
+        p.probe
+            .step(Step::Said(format!("{target} is at {} (us)", port.mac)));
+    }
+    let answered = outbox.add(p.ingress, |out| arp.answered_by(port.mac).frame(out));
+    if answered {
+        Verdict::Answered
+    } else {
+        Verdict::Drop(DropReason::AnswerLimit)
+    }
+}
+
+/// Is it an address whose stack we are: a VIP or one of our own?
+fn is_ours(own: &Own, address: &IpAddr) -> bool {
+    own.snapshot.is_vip(address) || own.snapshot.own_port(address).is_some()
+}
+
+/// A packet that no connection and no service took.
+pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if !is_ours(own, &p.packet.target()) {
+        return Verdict::Pass;
+    }
+    let packet = &p.packet;
+    match packet.layout.protocol {
+        _ if packet.is_icmp() => answer_icmp(p, own),
+        // A segment that was damaged on its way deserves no reset.
+        number::TCP if packet.tcp_flags() & 0x04 == 0 && packet.transport_sum_holds() => say(
+            p,
+            own,
+            "a reset: nobody expected this segment",
+            answer::tcp_reset,
+        ),
+        number::UDP if packet.layout.transport && packet.transport_sum_holds() => {
+            complain(p, own, IcmpError::PortUnreachable, DropReason::Unwanted)
+        }
+        number::TCP | number::UDP => Verdict::Drop(DropReason::Unwanted),
+        number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
+        _ => complain(p, own, IcmpError::ProtocolUnreachable, DropReason::Unwanted),
+    }
+}
+
+fn answer_icmp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if p.packet.icmp_message() != Message::Echo {
+        return Verdict::Drop(DropReason::Unwanted);
+    }
+    if !p.packet.icmp_sum_holds() {
+        return Verdict::Drop(DropReason::IcmpChecksum);
+    }
+    let ident = own.rng.next_u64() as u16;
+    say(p, own, "an echo reply", |packet, out| {
+        answer::echo_reply(packet, ident, out)
+    })
+}
+
+fn say<P: Probe>(
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+    what: &str,
+    build: impl FnOnce(&crate::wire::Packet<'_>, &mut Vec<u8>),
+) -> Verdict {
+    if P::ON {
+        p.probe.step(Step::Said(format!("answers with {what}")));
+    }
+    let packet = &p.packet;
+    let answered = own.outbox.add(p.ingress, |out| build(packet, out));
+    if answered {
+        Verdict::Answered
+    } else {
+        Verdict::Drop(DropReason::AnswerLimit)
+    }
+}
+
+/// Nobody can be chosen: port unreachable, also for TCP (`ip_vs_leave`).
+pub fn refuse_service<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    complain(p, own, IcmpError::PortUnreachable, DropReason::NoRealServer)
+}
+
+/// Reassembly is not built yet: a fragment that could be ours is dropped and counted.
+pub fn refuse_fragment<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    let (source, target) = (p.packet.source(), p.packet.target());
+    let of_real = own.snapshot.services.iter().any(|service| {
+        service
+            .reals
+            .iter()
+            .any(|real| real.key.0.address == source)
+    });
+    if of_real || is_ours(own, &target) {
+        Verdict::Drop(DropReason::Fragment)
+    } else {
+        Verdict::Pass
+    }
+}
+
+/// Drops the packet for `reason` and tells its sender so, where that is allowed.
+pub fn complain<P: Probe>(
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+    error: IcmpError,
+    reason: DropReason,
+) -> Verdict {
+    if answer::may_complain(&p.packet) {
+        let target = p.packet.target();
+        // A host answers from the address that was spoken to, a router from the port's own.
+        let source = if is_ours(own, &target) {
+            target
+        } else {
+            own.snapshot.source_on(p.ingress, p.packet.source())
+        };
+        if source.is_unspecified() {
+            return Verdict::Drop(reason);
+        }
+        if P::ON {
+            p.probe.step(Step::Said(format!(
+                "tells {}: {error:?}",
+                p.packet.source()
+            )));
+        }
+        let ident = own.rng.next_u64() as u16;
+        let packet = &p.packet;
+        own.outbox.add(p.ingress, |out| {
+            answer::icmp_error(packet, error, source, ident, out)
+        });
+    }
+    Verdict::Drop(reason)
+}

@@ -1,0 +1,293 @@
+//! Teller: a probe that writes the story of each packet, in words and numbers.
+
+use std::fmt::Write;
+
+use super::probe::{Probe, Step};
+use super::verdict::Verdict;
+use crate::conn::{Conn, Direction, State};
+use crate::lvs::{Endpoint, Flow, Protocol, TcpFlags};
+use crate::time::{Duration, Instant};
+use crate::wire::Packet;
+use crate::wire::packet::Kind;
+
+/// Lines after which the story of one connection ends: some forty packets.
+const CONNECTION_LINES_MAX: usize = 200;
+
+/// Collects the stories of packets as lines of text.
+#[derive(Debug, Default)]
+pub struct Teller {
+    lines: Vec<String>,
+    /// The packet that is being told.
+    packet: Vec<String>,
+    packets: u64,
+    start: Option<Instant>,
+    now: Instant,
+    subject: Subject,
+}
+
+/// Whose packets are kept.
+#[derive(Debug, Default)]
+enum Subject {
+    /// Everybody's.
+    #[default]
+    All,
+    /// Those of the first connection, once there is one.
+    First(Option<Chosen>),
+}
+
+#[derive(Debug)]
+struct Chosen {
+    ends: (Endpoint, Endpoint),
+    /// The packet being told is one of its.
+    here: bool,
+    /// Packets since it began to close.
+    closing: u32,
+}
+
+impl Teller {
+    /// A teller of every packet.
+    pub fn new() -> Teller {
+        Teller::default()
+    }
+
+    /// A teller of the first connection only.
+    pub fn of_first_connection() -> Teller {
+        Teller {
+            subject: Subject::First(None),
+            ..Teller::default()
+        }
+    }
+
+    /// Is the first connection's story at its end?
+    pub fn is_done(&self) -> bool {
+        match &self.subject {
+            Subject::First(Some(chosen)) => {
+                chosen.closing > 1 || self.lines.len() >= CONNECTION_LINES_MAX
+            }
+            _ => false,
+        }
+    }
+
+    /// A connection was found: is it the one?
+    fn meet(&mut self, conn: &Conn) {
+        let Subject::First(first) = &mut self.subject else {
+            return;
+        };
+        let ends = (conn.client(), conn.virt());
+        let chosen = first.get_or_insert(Chosen {
+            ends,
+            here: false,
+            closing: 0,
+        });
+        chosen.here = chosen.ends == ends;
+    }
+
+    /// Its state moved.
+    fn watch(&mut self, to: State) {
+        if let Subject::First(Some(chosen)) = &mut self.subject
+            && chosen.here
+            && matches!(to.name(), "TIME_WAIT" | "CLOSE")
+        {
+            chosen.closing += 1;
+        }
+    }
+
+    /// The packet's story is whole: keep it, or forget it.
+    fn keep(&mut self) {
+        let wanted = match &mut self.subject {
+            Subject::All => true,
+            Subject::First(None) => false,
+            Subject::First(Some(chosen)) => std::mem::take(&mut chosen.here),
+        };
+        if wanted {
+            self.packets += 1;
+            if let Some(first) = self.packet.first_mut() {
+                *first = format!("#{}{first}", self.packets);
+            }
+            self.lines.append(&mut self.packet);
+        }
+        self.packet.clear();
+    }
+
+    /// The next packets come at this time; times are told from the first one on.
+    pub fn at(&mut self, now: Instant) {
+        self.start.get_or_insert(now);
+        self.now = now;
+    }
+
+    /// Takes the lines told so far.
+    pub fn take(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
+    }
+
+    /// Lines told and not yet taken.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    fn since_start(&self) -> Duration {
+        self.now - self.start.unwrap_or(self.now)
+    }
+
+    fn say(&mut self, topic: &str, text: String) {
+        self.packet.push(format!("    {topic:<9} {text}"));
+    }
+
+    fn pick(&mut self, step: &Step<'_>) {
+        let Step::Pick {
+            scheduler,
+            reals,
+            notes,
+            chosen,
+        } = step
+        else {
+            return;
+        };
+        let mut text = format!("{scheduler:<4}");
+        for note in *notes {
+            let server = reals.get(note.index).map(|real| real.key.to_string());
+            let _ = write!(text, "  {} {}", server.unwrap_or_default(), note.text);
+        }
+        match chosen.and_then(|index| reals.get(index)) {
+            Some(real) => {
+                let _ = write!(text, "  -> {}", real.key);
+            }
+            None => text.push_str("  -> nobody"),
+        }
+        self.say("pick", text);
+    }
+}
+
+impl Probe for Teller {
+    const ON: bool = true;
+
+    fn step(&mut self, step: Step<'_>) {
+        match step {
+            Step::Arrived {
+                port,
+                flow,
+                detail,
+                len,
+            } => {
+                self.packet.clear();
+                let time = self.since_start().as_secs_f64();
+                let Flow {
+                    source,
+                    target,
+                    protocol,
+                } = flow;
+                self.packet.push(format!(
+                    "  {time:.6}  in {}  {source} > {target} {protocol} {detail} {len} bytes",
+                    port.name
+                ));
+            }
+            Step::Found { conn, direction } => {
+                self.meet(conn);
+                let way = match direction {
+                    Direction::Out => "from the real server",
+                    _ => "from the client",
+                };
+                let (client, virt, real) = (conn.client(), conn.virt(), conn.real());
+                self.say("entry", format!("{client} > {virt} > {real}, {way}"));
+            }
+            Step::Service { service } => {
+                let spec = &service.spec;
+                self.say("service", format!("{} {}", spec.key, spec.scheduler));
+            }
+            Step::Pick { .. } => self.pick(&step),
+            Step::State {
+                from,
+                to,
+                expires_s,
+            } => {
+                self.watch(to);
+                let (from, to) = (from.name(), to.name());
+                self.say("state", format!("{from} -> {to}, expires in {expires_s} s"));
+            }
+            Step::Rewritten {
+                conn,
+                direction,
+                before,
+                after,
+                ttl,
+                checksum,
+            } => {
+                let (old, new) = match direction {
+                    Direction::Out => (before.source, after.source),
+                    _ => (before.target, after.target),
+                };
+                let method = conn.method().name();
+                self.say(
+                    "forward",
+                    format!("{method}: {old} -> {new}, ttl {ttl}, {checksum}"),
+                );
+            }
+            Step::Sent {
+                port,
+                next_hop,
+                mac,
+            } => {
+                self.say("send", format!("{} via {next_hop} ({mac})", port.name));
+            }
+            Step::Said(text) => self.say("note", text),
+            Step::Ended(verdict) => {
+                self.ended(verdict);
+                self.keep();
+            }
+        }
+    }
+}
+
+impl Teller {
+    fn ended(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Forward { .. } => {}
+            Verdict::Answered => self.say("answered", "by the director itself".to_string()),
+            Verdict::Pass => self.say("pass", "not ours; left to the kernel".to_string()),
+            Verdict::Held => self.say("hold", "until the next hop tells its MAC".to_string()),
+            Verdict::Drop(reason) => self.say("drop", reason.word().to_string()),
+        }
+    }
+}
+
+/// The flow of a packet in words: its ends, and the detail that tells what it is about. ICMP has no
+/// ports; they are told as 0.
+pub fn describe(packet: &Packet<'_>) -> (Flow, String) {
+    let none = Endpoint::new([0, 0, 0, 0].into(), 0);
+    let protocol = Protocol(packet.layout.protocol);
+    if !matches!(packet.layout.kind, Kind::V4 | Kind::V6) {
+        return (
+            Flow {
+                protocol,
+                source: none,
+                target: none,
+            },
+            "ARP".to_string(),
+        );
+    }
+    let ported = protocol.is_balanced();
+    let port = |port: u16| if ported { port } else { 0 };
+    let flow = Flow {
+        protocol,
+        source: Endpoint::new(packet.source(), port(packet.source_port())),
+        target: Endpoint::new(packet.target(), port(packet.target_port())),
+    };
+    let detail = match protocol {
+        Protocol::TCP => TcpFlags(packet.tcp_flags()).to_string(),
+        _ if packet.is_icmp() => {
+            let (kind, code) = packet.icmp_type_code();
+            format!("{kind}/{code}")
+        }
+        _ => String::new(),
+    };
+    (flow, detail)
+}
+
+/// What NAT did about the transport checksum of this packet.
+pub fn checksum_word(packet: &Packet<'_>) -> &'static str {
+    match (packet.offload.is_partial(), packet.offload.is_gso()) {
+        (true, true) => "pseudo-header sum adjusted; the device cuts and sums the segments",
+        (true, false) => "pseudo-header sum adjusted; the device finishes the checksum",
+        (false, _) => "checksum adjusted",
+    }
+}

@@ -1,0 +1,35 @@
+//! Floor A: how a packet of a known connection is changed on its way. It cannot choose: the connection
+//! says where to.
+
+use std::net::IpAddr;
+
+use crate::conn::{Conn, Direction};
+use crate::lvs::ForwardMethod;
+use crate::wire::Packet;
+
+pub mod icmp;
+pub mod nat;
+
+/// What became of the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is ready to go to this address.
+    Ready(IpAddr),
+    /// It goes on as it is; the kernel routes it.
+    Untouched,
+    /// This method is not built yet.
+    Unsupported,
+}
+
+/// Rewrites a packet whose TTL was already seen to, by the connection's method and direction
+/// (`cp->packet_xmit` towards the real server, `handle_response` towards the client).
+pub fn apply(conn: &Conn, direction: Direction, packet: &mut Packet<'_>) -> Outcome {
+    match (direction, conn.method()) {
+        (Direction::Out, ForwardMethod::Masq) => nat::to_client(conn, packet),
+        (Direction::Out, _) => Outcome::Untouched,
+        (_, ForwardMethod::Masq) => nat::to_real(conn, packet),
+        (_, ForwardMethod::Route) => Outcome::Ready(conn.real().address),
+        (_, ForwardMethod::Local) => Outcome::Untouched,
+        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => Outcome::Unsupported,
+    }
+}
