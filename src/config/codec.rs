@@ -15,6 +15,22 @@ pub const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// Longest reply line in bytes: a listing of about a million connections fits.
 pub const REPLY_BYTES_MAX: usize = 256 << 20;
 
+/// Where the control socket is, unless ulvs.toml says otherwise: `given` (`ULVS_CONTROL`) if set; root's
+/// place under /run; else the user's runtime folder (`XDG_RUNTIME_DIR`); else a folder of their own
+/// under /tmp.
+pub fn control_path(given: Option<&str>, uid: u32, runtime_dir: Option<&str>) -> String {
+    let set = |value: Option<&str>| value.filter(|value| !value.is_empty()).map(str::to_string);
+    if let Some(given) = set(given) {
+        return given;
+    }
+    let folder = match (uid, set(runtime_dir)) {
+        (0, _) => "/run/ulvs".to_string(),
+        (_, Some(runtime)) => format!("{runtime}/ulvs"),
+        (uid, None) => format!("/tmp/ulvs-{uid}"),
+    };
+    format!("{folder}/control.sock")
+}
+
 /// Characters of the line shown beside an error.
 const SHOWN_CHARS: usize = 40;
 
@@ -181,6 +197,15 @@ mod tests {
         }
         let reply = Reply::Refused(Refusal::ServiceExists);
         assert_eq!(decode_reply(&encode(&reply)), Ok(reply));
+    }
+
+    #[test]
+    fn the_socket_has_one_place_for_each_user() {
+        let user = control_path(None, 1000, Some("/run/user/1000"));
+        assert_eq!(user, "/run/user/1000/ulvs/control.sock");
+        assert_eq!(control_path(Some(""), 7, None), "/tmp/ulvs-7/control.sock");
+        assert_eq!(control_path(None, 0, Some("/x")), "/run/ulvs/control.sock");
+        assert_eq!(control_path(Some("/x/y"), 0, None), "/x/y");
     }
 
     #[test]

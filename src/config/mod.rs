@@ -5,11 +5,18 @@ pub mod codec;
 pub mod command;
 mod complete;
 mod draft;
+pub mod file;
 pub mod ipvsadm;
 pub mod options;
 pub mod problem;
 pub mod rules;
+mod section;
+mod services;
 pub mod words;
 
 pub use command::{Command, Listing, Query, RealSpec, Refusal, Reply, Request};
+pub use file::Config;
 pub use problem::Problems;
+
+#[cfg(test)]
+mod tests;
