@@ -268,6 +268,9 @@ pub struct AccountRow {
     /// Workers that did not answer in time: their frames are missing above.
     #[serde(default)]
     pub silent: Vec<u32>,
+    /// The story of the first connection, packet by packet, if the daemon was told to tell it.
+    #[serde(default)]
+    pub story: Vec<String>,
 }
 
 /// What the daemon is.
