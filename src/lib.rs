@@ -12,6 +12,7 @@
 
 pub mod config;
 pub mod conn;
+pub mod control;
 pub mod director;
 pub mod forward;
 pub mod lvs;

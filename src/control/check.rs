@@ -1,0 +1,256 @@
+//! What a Command must satisfy before anything is touched: the kernel's checks in the kernel's order
+//! (`ip_vs_ctl.c`: `ip_vs_genl_set_cmd`, `ip_vs_add_service`, `ip_vs_add_dest`, …). The members of a
+//! batch are checked one after the other against what those before them would leave behind, so that
+//! a batch is refused before its first change.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::controller::Services;
+use super::tunables;
+use crate::config::{Command, RealSpec, Refusal};
+use crate::director::snapshot::Port;
+use crate::lvs::{
+    Family, ForwardMethod, Netmask, RealKey, ServiceFlags, ServiceKey, ServiceSpec, Timeouts,
+    Tunables, Tunnel,
+};
+use crate::sched;
+
+/// Longest timeout in seconds, of persistence and of `--set`: 31 days (ipvsadm's own limit).
+const TIMEOUT_MAX_S: u32 = 2_678_400;
+
+/// Most virtual services: one for every port of one VIP.
+const SERVICES_MAX: usize = 65_536;
+
+/// Most real servers of one service: a /16 of them.
+const REALS_MAX: usize = 65_536;
+
+/// The scheduler's name for a service that shall have none.
+pub(super) const NO_SCHEDULER: &str = "none";
+
+/// What is there while a command is checked: what is in force, and over it what the batch has done
+/// so far.
+pub(super) struct Shape<'a> {
+    services: &'a Services,
+    ports: &'a [Port],
+    tunables: Tunables,
+    flushed: bool,
+    touched: BTreeMap<ServiceKey, Option<BTreeSet<RealKey>>>,
+    count: usize,
+}
+
+impl<'a> Shape<'a> {
+    /// What is in force.
+    pub fn new(services: &'a Services, ports: &'a [Port], tunables: Tunables) -> Shape<'a> {
+        Shape {
+            services,
+            ports,
+            tunables,
+            flushed: false,
+            touched: BTreeMap::new(),
+            count: services.len(),
+        }
+    }
+
+    /// May this be done?
+    ///
+    /// # Errors
+    /// The kernel's own; for a batch, that of its first bad member.
+    pub fn check(&mut self, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::AddService(spec) if self.has(&spec.key) => Err(Refusal::ServiceExists),
+            Command::AddService(_) if self.count >= SERVICES_MAX => Err(Refusal::OutOfMemory),
+            Command::AddService(spec) => service(spec),
+            Command::EditService(spec) => {
+                self.must_have(&spec.key, Refusal::NoSuchService)?;
+                service(spec)
+            }
+            Command::DeleteService(key) | Command::Zero(Some(key)) => {
+                self.must_have(key, Refusal::NoSuchService)
+            }
+            Command::AddReal { service, real } => self.add_real(service, real),
+            Command::EditReal { service, real } => {
+                self.must_have(service, Refusal::ServiceNotDefined)?;
+                self.real(service, real)?;
+                self.must_have_real(service, real.key)
+            }
+            Command::DeleteReal { service, real } => {
+                self.must_have(service, Refusal::ServiceNotDefined)?;
+                self.must_have_real(service, *real)
+            }
+            Command::SetTimeouts(timeouts) => timeouts_in_range(timeouts),
+            Command::SetTunable { name, value } => tunables::set(&mut self.tunables, name, value),
+            Command::Flush | Command::Zero(None) => Ok(()),
+            Command::Batch(commands) => commands.iter().try_for_each(|command| {
+                self.check(command)?;
+                self.record(command);
+                Ok(())
+            }),
+        }
+    }
+
+    fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), Refusal> {
+        self.must_have(key, Refusal::ServiceNotDefined)?;
+        self.real(key, spec)?;
+        if self.has_real(key, spec.key) {
+            return Err(Refusal::DestinationExists);
+        }
+        if self.reals_of(key) >= REALS_MAX {
+            return Err(Refusal::OutOfMemory);
+        }
+        if !is_unicast(spec.key.0.address, self.ports) {
+            return Err(Refusal::Invalid);
+        }
+        Ok(())
+    }
+
+    /// The checks that -a and -e share.
+    fn real(&self, key: &ServiceKey, spec: &RealSpec) -> Result<(), Refusal> {
+        let mixed = Family::of(spec.key.0.address) != key.family();
+        if spec.method == ForwardMethod::Bypass || (mixed && spec.method != ForwardMethod::Tunnel) {
+            return Err(Refusal::Invalid);
+        }
+        if spec.weight.0 < 0 || spec.thresholds.lower > spec.thresholds.upper {
+            return Err(Refusal::OutOfRange);
+        }
+        if matches!(spec.tunnel, Tunnel::Gue { port: 0, .. }) {
+            return Err(Refusal::Invalid);
+        }
+        Ok(())
+    }
+
+    fn has(&self, key: &ServiceKey) -> bool {
+        match self.touched.get(key) {
+            Some(touched) => touched.is_some(),
+            None => !self.flushed && self.services.contains_key(key),
+        }
+    }
+
+    fn has_real(&self, key: &ServiceKey, real: RealKey) -> bool {
+        match self.touched.get(key) {
+            Some(touched) => touched.as_ref().is_some_and(|reals| reals.contains(&real)),
+            None => !self.flushed && self.services.get(key).is_some_and(|s| s.has_real(real)),
+        }
+    }
+
+    fn reals_of(&self, key: &ServiceKey) -> usize {
+        match self.touched.get(key) {
+            Some(touched) => touched.as_ref().map_or(0, BTreeSet::len),
+            None => self
+                .services
+                .get(key)
+                .map_or(0, |service| service.reals.len()),
+        }
+    }
+
+    fn must_have(&self, key: &ServiceKey, otherwise: Refusal) -> Result<(), Refusal> {
+        self.has(key).then_some(()).ok_or(otherwise)
+    }
+
+    fn must_have_real(&self, key: &ServiceKey, real: RealKey) -> Result<(), Refusal> {
+        let found = self.has_real(key, real);
+        found.then_some(()).ok_or(Refusal::NoSuchDestination)
+    }
+
+    /// Remembers what a checked member of a batch would do.
+    fn record(&mut self, command: &Command) {
+        match command {
+            Command::AddService(spec) => {
+                self.touched.insert(spec.key, Some(BTreeSet::new()));
+                self.count += 1;
+            }
+            Command::DeleteService(key) => {
+                self.touched.insert(*key, None);
+                self.count -= 1;
+            }
+            Command::Flush => {
+                self.touched.clear();
+                self.flushed = true;
+                self.count = 0;
+            }
+            Command::AddReal { service, real } => {
+                self.touch(service).insert(real.key);
+            }
+            Command::DeleteReal { service, real } => {
+                self.touch(service).remove(real);
+            }
+            _ => {}
+        }
+    }
+
+    /// The real servers of a service that is there, to be changed.
+    fn touch(&mut self, key: &ServiceKey) -> &mut BTreeSet<RealKey> {
+        let in_force = || {
+            let service = self.services.get(key);
+            service.map(|service| service.reals.iter().map(|real| real.key).collect())
+        };
+        let touched = self.touched.entry(*key).or_insert_with(in_force);
+        touched
+            .as_mut()
+            .expect("the command was checked: the service is there")
+    }
+}
+
+/// What -A and -E must satisfy.
+fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
+    let known = spec.scheduler == NO_SCHEDULER || sched::by_name(&spec.scheduler, &[]).is_some();
+    if !known || spec.engine.is_some() {
+        return Err(Refusal::SchedulerNotFound);
+    }
+    let key_ok = match spec.key {
+        ServiceKey::Address { protocol, .. } => protocol.is_balanced(),
+        ServiceKey::Mark { mark, .. } => mark != 0,
+    };
+    let netmask_ok = match (spec.netmask, spec.key.family()) {
+        (Netmask::V4(_), Family::V4) => true,
+        (Netmask::V6(len), Family::V6) => (1..=128).contains(&len),
+        _ => false,
+    };
+    let life = spec
+        .persistence
+        .map_or(1, |persistence| persistence.timeout_s);
+    let life_ok = (1..=TIMEOUT_MAX_S).contains(&life);
+    let known_flags = ServiceFlags::ONE_PACKET
+        | ServiceFlags::SCHED_1
+        | ServiceFlags::SCHED_2
+        | ServiceFlags::SCHED_3;
+    let flags_ok = spec.flags.0 & !known_flags == 0;
+    if key_ok && netmask_ok && life_ok && flags_ok {
+        Ok(())
+    } else {
+        Err(Refusal::Invalid)
+    }
+}
+
+fn timeouts_in_range(timeouts: &Timeouts) -> Result<(), Refusal> {
+    let all = [timeouts.tcp_s, timeouts.tcp_fin_s, timeouts.udp_s];
+    let fine = all.iter().all(|seconds| *seconds <= TIMEOUT_MAX_S);
+    fine.then_some(()).ok_or(Refusal::Invalid)
+}
+
+/// May a real server have this address? What the kernel's `inet_addr_type` and `ipv6_addr_type` call
+/// unicast or local, with the addresses of our own ports in the place of the kernel's.
+fn is_unicast(address: IpAddr, ports: &[Port]) -> bool {
+    let mut own = ports.iter().flat_map(|port| &port.addresses);
+    match address {
+        IpAddr::V4(address) => {
+            let special = address.octets()[0] == 0 || address.is_broadcast();
+            let ends_network = own.any(|(own, len)| is_broadcast_of(*own, *len, address));
+            !special && !address.is_multicast() && !ends_network
+        }
+        IpAddr::V6(v6) => {
+            let mapped = v6.to_ipv4_mapped().is_some();
+            let usable = !v6.is_unspecified() && !v6.is_multicast() && !mapped;
+            usable && (!v6.is_unicast_link_local() || own.any(|(own, _)| *own == address))
+        }
+    }
+}
+
+/// Is `address` the broadcast address of the network `own/len`? Networks of two hosts have none.
+fn is_broadcast_of(own: IpAddr, len: u8, address: Ipv4Addr) -> bool {
+    let IpAddr::V4(own) = own else {
+        return false;
+    };
+    let hosts = u32::MAX.checked_shr(u32::from(len)).unwrap_or(0);
+    len < 31 && u32::from(own) | hosts == u32::from(address)
+}

@@ -1,0 +1,463 @@
+//! Controller: the one writer. It alone changes what is configured; each change becomes the next
+//! `Snapshot`. Exactly the kernel's rules (`ip_vs_ctl.c`). It starts nothing and tells nobody: that
+//! is `ControlPlane`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Setup;
+use super::check::{NO_SCHEDULER, Shape};
+use super::meter::Meter;
+use super::trash::Trash;
+use super::tunables;
+use crate::config::{Command, RealSpec, Refusal};
+use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
+use crate::lvs::{
+    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
+    Weight,
+};
+use crate::sched::{self, Change, Scheduler};
+use crate::stats::RATE_PERIOD;
+use crate::time::Instant;
+
+/// The desired services by name.
+pub(super) type Services = BTreeMap<ServiceKey, Desired>;
+
+/// Turns of the estimator made up for when time has jumped; after so many the rates are zero anyway.
+const ESTIMATES_LATE_MAX: u32 = 64;
+
+/// A virtual service as it shall be.
+#[derive(Debug)]
+pub(super) struct Desired {
+    pub spec: ServiceSpec,
+    /// Newest first.
+    pub reals: Vec<RealServer>,
+    /// What is known of each real server beside what a scheduler sees, by `RealLive::id`.
+    pub details: BTreeMap<u32, Detail>,
+    pub meter: Meter,
+    scheduler: Option<Arc<Mutex<Box<dyn Scheduler>>>>,
+    stats: Arc<Vec<Stats>>,
+    /// Tells a service from a later one of the same key.
+    object: u64,
+    /// As it stands in the snapshot; `None` once changed.
+    in_force: Option<Arc<Service>>,
+}
+
+/// What is known of a real server beside what a scheduler sees.
+#[derive(Debug)]
+pub(super) struct Detail {
+    /// As configured.
+    pub spec: RealSpec,
+    /// Its counters as listed.
+    pub meter: Meter,
+}
+
+impl Desired {
+    /// Does the service have this real server?
+    pub fn has_real(&self, key: RealKey) -> bool {
+        self.position(key).is_some()
+    }
+
+    fn position(&self, key: RealKey) -> Option<usize> {
+        self.reals.iter().position(|real| real.key == key)
+    }
+
+    fn zero(&mut self) {
+        self.meter.zero();
+        self.details
+            .values_mut()
+            .for_each(|detail| detail.meter.zero());
+    }
+
+    /// As it stands in the next snapshot; made anew only if it changed.
+    fn in_force(&mut self) -> Arc<Service> {
+        let make = || {
+            Arc::new(Service {
+                spec: self.spec.clone(),
+                reals: self.reals.clone(),
+                scheduler: self.scheduler.clone(),
+                stats: Arc::clone(&self.stats),
+            })
+        };
+        Arc::clone(self.in_force.get_or_insert_with(make))
+    }
+
+    /// Tells the scheduler of a change of the list, once for each.
+    fn tell_scheduler(&mut self, change: Change) {
+        self.in_force = None;
+        if let Some(scheduler) = &self.scheduler {
+            // A worker that panicked inside a pick leaves the lock poisoned; the daemon is stopping
+            // then, and the order to stop must still get out.
+            let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+            scheduler.changed(&self.reals, change);
+        }
+    }
+}
+
+/// The one writer.
+#[derive(Debug)]
+pub struct Controller {
+    services: Services,
+    trash: Trash,
+    ports: Vec<Port>,
+    tunables: Tunables,
+    timeouts: Timeouts,
+    limits: Limits,
+    workers: usize,
+    totals: Arc<Vec<Stats>>,
+    next_real: u32,
+    next_object: u64,
+    next_estimate: Instant,
+    shape: u64,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Controller {
+    /// A director without services.
+    pub fn new(setup: &Setup, now: Instant) -> Controller {
+        let totals = Arc::new(Stats::lines(setup.workers));
+        let parts = Parts {
+            id: SnapshotId(1),
+            role: Role::Primary,
+            services: Vec::new(),
+            ports: setup.ports.clone(),
+            tunables: setup.tunables,
+            timeouts: setup.timeouts,
+            limits: setup.limits,
+            totals: Arc::clone(&totals),
+        };
+        Controller {
+            services: Services::new(),
+            trash: Trash::default(),
+            ports: setup.ports.clone(),
+            tunables: setup.tunables,
+            timeouts: setup.timeouts,
+            limits: setup.limits,
+            workers: setup.workers,
+            totals,
+            next_real: 0,
+            next_object: 0,
+            next_estimate: now + RATE_PERIOD,
+            shape: 0,
+            snapshot: Arc::new(Snapshot::new(parts)),
+        }
+    }
+
+    /// Changes what is configured and builds the next snapshot; a batch whole or not at all.
+    ///
+    /// # Errors
+    /// The kernel's own refusals; nothing was touched then, no scheduler either.
+    pub fn apply(&mut self, command: Command, now: Instant) -> Result<(), Refusal> {
+        Shape::new(&self.services, &self.ports, self.tunables).check(&command)?;
+        let shows = changes_snapshot(&command);
+        self.enact(command, now);
+        if shows {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// The interfaces as they now are: the same ones in the same order.
+    pub fn set_ports(&mut self, ports: Vec<Port>) {
+        let same = ports
+            .iter()
+            .map(|port| &port.name)
+            .eq(self.ports.iter().map(|port| &port.name));
+        assert!(same, "workers hold their ports by number: {ports:?}");
+        self.ports = ports;
+        self.shape += 1;
+        self.publish();
+    }
+
+    /// What is in force once every worker has adopted it.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Counts the changes of what exists: services, real servers, ports.
+    pub fn shape(&self) -> u64 {
+        self.shape
+    }
+
+    /// The desired services.
+    pub(super) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// When to call `handle_timeout` next.
+    pub fn poll_timeout(&self) -> Instant {
+        let trash = self.trash.poll_timeout();
+        trash.map_or(self.next_estimate, |due| due.min(self.next_estimate))
+    }
+
+    /// Estimates rates and empties the trash, when it is time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for _ in 0..ESTIMATES_LATE_MAX {
+            if now < self.next_estimate {
+                break;
+            }
+            self.estimate();
+            self.next_estimate += RATE_PERIOD;
+        }
+        if self.next_estimate <= now {
+            self.next_estimate = now + RATE_PERIOD;
+        }
+        self.trash.handle_timeout(now);
+    }
+
+    fn estimate(&mut self) {
+        for service in self.services.values_mut() {
+            service.meter.estimate(&service.stats);
+            for real in &service.reals {
+                let detail = service.details.get_mut(&real.live.id);
+                let detail = detail.expect("every real server has its details");
+                detail.meter.estimate(&real.live.stats);
+            }
+        }
+    }
+
+    /// Does what was checked.
+    fn enact(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::AddService(spec) => self.add_service(spec),
+            Command::EditService(spec) => self.edit_service(spec),
+            Command::DeleteService(key) => self.delete_service(key, now),
+            Command::Flush => self.flush(now),
+            Command::AddReal { service, real } => self.add_real(service, real),
+            Command::EditReal { service, real } => self.edit_real(service, real),
+            Command::DeleteReal { service, real } => self.delete_real(service, real, now),
+            Command::Zero(key) => self.zero(key),
+            Command::SetTimeouts(timeouts) => self.set_timeouts(timeouts),
+            Command::SetTunable { name, value } => {
+                tunables::set(&mut self.tunables, &name, &value).expect("the command was checked");
+            }
+            Command::Batch(commands) => {
+                for command in commands {
+                    self.enact(command, now);
+                }
+            }
+        }
+    }
+
+    fn add_service(&mut self, spec: ServiceSpec) {
+        self.shape += 1;
+        self.next_object += 1;
+        let service = Desired {
+            scheduler: scheduler_for(&spec.scheduler, &[]),
+            reals: Vec::new(),
+            details: BTreeMap::new(),
+            meter: Meter::new(),
+            stats: Arc::new(Stats::lines(self.workers)),
+            object: self.next_object,
+            in_force: None,
+            spec,
+        };
+        self.services.insert(service.spec.key, service);
+    }
+
+    /// The scheduler's state starts anew only when its name changes (`ip_vs_edit_service`).
+    fn edit_service(&mut self, spec: ServiceSpec) {
+        let service = self.desired(spec.key);
+        if service.spec.scheduler != spec.scheduler {
+            service.scheduler = scheduler_for(&spec.scheduler, &service.reals);
+        }
+        service.spec = spec;
+        service.in_force = None;
+    }
+
+    fn delete_service(&mut self, key: ServiceKey, now: Instant) {
+        self.shape += 1;
+        let gone = self.services.remove(&key);
+        let mut gone = gone.expect("the command was checked: the service is there");
+        for real in gone.reals {
+            let detail = gone.details.remove(&real.live.id);
+            let meter = detail.expect("every real server has its details").meter;
+            real.live.available.store(false, Relaxed);
+            self.trash.put(key, real.live, meter, gone.object, now);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        while let Some(key) = self.services.keys().next().copied() {
+            self.delete_service(key, now);
+        }
+    }
+
+    /// A new real server stands at the head of the list (`__ip_vs_update_dest`); one from the trash
+    /// keeps its connections and counts, and its statistics if the service is still the same object.
+    fn add_real(&mut self, key: ServiceKey, spec: RealSpec) {
+        self.shape += 1;
+        let object = self.desired(key).object;
+        let (live, meter) = match self.trash.take(key, spec.key) {
+            Some(mut thrown) => {
+                if thrown.object != object {
+                    thrown.meter.zero();
+                }
+                (thrown.live, thrown.meter)
+            }
+            None => (self.new_live(spec.key), Meter::new()),
+        };
+        live.available.store(true, Relaxed);
+        let id = live.id;
+        let real = configure(&spec, spec.weight, live);
+        let service = self.desired(key);
+        service.reals.insert(0, real);
+        service.details.insert(id, Detail { spec, meter });
+        service.tell_scheduler(Change::Added);
+    }
+
+    fn new_live(&mut self, key: RealKey) -> Arc<RealLive> {
+        let next = self.next_real.checked_add(1);
+        self.next_real = next.expect("a real server a second lasts 136 years");
+        Arc::new(RealLive::new(self.next_real, key.0, self.workers))
+    }
+
+    /// An edited real server keeps its place.
+    fn edit_real(&mut self, key: ServiceKey, spec: RealSpec) {
+        let service = self.desired(key);
+        let at = service.position(spec.key);
+        let real = &mut service.reals[at.expect("the command was checked: the server is there")];
+        let last_weight = if spec.weight.0 != 0 {
+            spec.weight
+        } else {
+            real.last_weight
+        };
+        *real = configure(&spec, last_weight, Arc::clone(&real.live));
+        let detail = service.details.get_mut(&real.live.id);
+        detail.expect("every real server has its details").spec = spec;
+        service.tell_scheduler(Change::Edited);
+    }
+
+    fn delete_real(&mut self, key: ServiceKey, real: RealKey, now: Instant) {
+        self.shape += 1;
+        let service = self.desired(key);
+        let at = service.position(real);
+        let at = at.expect("the command was checked: the server is there");
+        let before = at
+            .checked_sub(1)
+            .map(|before| service.reals[before].live.id);
+        let live = service.reals.remove(at).live;
+        let detail = service.details.remove(&live.id);
+        let meter = detail.expect("every real server has its details").meter;
+        let object = service.object;
+        service.tell_scheduler(Change::Removed {
+            id: live.id,
+            before,
+        });
+        live.available.store(false, Relaxed);
+        self.trash.put(key, live, meter, object, now);
+    }
+
+    fn zero(&mut self, key: Option<ServiceKey>) {
+        match key {
+            Some(key) => self.desired(key).zero(),
+            None => self.services.values_mut().for_each(Desired::zero),
+        }
+    }
+
+    /// A zero leaves that timeout as it is (`ip_vs_set_timeout`).
+    fn set_timeouts(&mut self, wanted: Timeouts) {
+        let keep = |wanted: u32, now: u32| if wanted == 0 { now } else { wanted };
+        self.timeouts = Timeouts {
+            tcp_s: keep(wanted.tcp_s, self.timeouts.tcp_s),
+            tcp_fin_s: keep(wanted.tcp_fin_s, self.timeouts.tcp_fin_s),
+            udp_s: keep(wanted.udp_s, self.timeouts.udp_s),
+        };
+    }
+
+    fn desired(&mut self, key: ServiceKey) -> &mut Desired {
+        let service = self.services.get_mut(&key);
+        service.expect("the command was checked: the service is there")
+    }
+
+    /// Debug builds: what must hold between two commands.
+    pub fn check(&self) {
+        let mut ids = BTreeSet::new();
+        for (key, service) in &self.services {
+            assert_eq!(*key, service.spec.key);
+            assert_eq!(service.reals.len(), service.details.len(), "{key}");
+            assert_eq!(
+                service.scheduler.is_none(),
+                service.spec.scheduler == NO_SCHEDULER
+            );
+            for real in &service.reals {
+                let detail = &service.details[&real.live.id];
+                assert_eq!(
+                    (detail.spec.key, detail.spec.weight),
+                    (real.key, real.weight)
+                );
+                assert!(real.live.available.load(Relaxed), "{key} {}", real.key);
+                assert!(
+                    ids.insert(real.live.id),
+                    "real server {} is listed twice",
+                    real.key
+                );
+            }
+        }
+        for thrown in self.trash.iter() {
+            assert!(!thrown.live.available.load(Relaxed), "deleted, but in use");
+            assert!(ids.insert(thrown.live.id), "deleted, but listed");
+        }
+        let shown: usize = self
+            .snapshot
+            .services
+            .iter()
+            .map(|service| service.reals.len())
+            .sum();
+        let wanted: usize = self
+            .services
+            .values()
+            .map(|service| service.reals.len())
+            .sum();
+        assert_eq!(shown, wanted, "the snapshot is not what is configured");
+    }
+
+    /// Builds the next snapshot; services that did not change are carried over as they are.
+    fn publish(&mut self) {
+        let in_force = self.services.values_mut().map(Desired::in_force);
+        let parts = Parts {
+            id: SnapshotId(self.snapshot.id.0 + 1),
+            role: Role::Primary,
+            services: in_force.collect(),
+            ports: self.ports.clone(),
+            tunables: self.tunables,
+            timeouts: self.timeouts,
+            limits: self.limits,
+            totals: Arc::clone(&self.totals),
+        };
+        self.snapshot = Arc::new(Snapshot::new(parts));
+    }
+}
+
+/// A scheduler of this name over these real servers; none for the name `none`.
+fn scheduler_for(name: &str, reals: &[RealServer]) -> Option<Arc<Mutex<Box<dyn Scheduler>>>> {
+    if name == NO_SCHEDULER {
+        return None;
+    }
+    let scheduler = sched::by_name(name, reals).expect("the command was checked: name is known");
+    Some(Arc::new(Mutex::new(scheduler)))
+}
+
+/// A real server as configured; what lives learns its limits and weight.
+fn configure(spec: &RealSpec, last_weight: Weight, live: Arc<RealLive>) -> RealServer {
+    live.weight.store(spec.weight.0, Relaxed);
+    live.set_thresholds(spec.thresholds);
+    RealServer {
+        key: spec.key,
+        weight: spec.weight,
+        last_weight,
+        method: spec.method,
+        thresholds: spec.thresholds,
+        live,
+    }
+}
+
+/// Does a worker have to know?
+fn changes_snapshot(command: &Command) -> bool {
+    match command {
+        Command::Zero(_) => false,
+        Command::Batch(commands) => commands.iter().any(changes_snapshot),
+        _ => true,
+    }
+}

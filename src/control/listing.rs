@@ -1,0 +1,72 @@
+//! Listing: answers to "what is there". It reads what is configured, what lives and what was counted,
+//! and changes nothing.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::controller::{Controller, Desired};
+use crate::config::command::{ConnRow, RealRow, ServiceRow};
+use crate::config::{Listing, Refusal};
+use crate::conn::ConnTable;
+use crate::lvs::{RealServer, ServiceKey};
+use crate::time::Instant;
+
+/// All services, or one.
+///
+/// # Errors
+/// `NoSuchService` if the one asked for is not there.
+pub(super) fn services(
+    controller: &Controller,
+    key: Option<ServiceKey>,
+    table_size: u32,
+) -> Result<Listing, Refusal> {
+    let services = match key {
+        Some(key) => {
+            let service = controller.services().get(&key);
+            vec![service_row(service.ok_or(Refusal::NoSuchService)?)]
+        }
+        None => controller.services().values().map(service_row).collect(),
+    };
+    Ok(Listing::Services {
+        table_size,
+        services,
+    })
+}
+
+fn service_row(service: &Desired) -> ServiceRow {
+    ServiceRow {
+        spec: service.spec.clone(),
+        stats: service.meter.row(),
+        reals: service
+            .reals
+            .iter()
+            .map(|real| real_row(service, real))
+            .collect(),
+    }
+}
+
+fn real_row(service: &Desired, real: &RealServer) -> RealRow {
+    let detail = &service.details[&real.live.id];
+    RealRow {
+        spec: detail.spec,
+        active: real.active(),
+        inactive: real.inactive(),
+        persistent: real.live.persistent.load(Relaxed),
+        stats: detail.meter.row(),
+    }
+}
+
+/// All connection entries, in table order.
+pub(super) fn connections(table: &ConnTable, now: Instant) -> Listing {
+    let mut rows = Vec::with_capacity(table.len());
+    table.for_each(|conn| {
+        rows.push(ConnRow {
+            protocol: conn.protocol(),
+            client: conn.client(),
+            virt: conn.virt(),
+            real: conn.real(),
+            state: conn.state_name().to_string(),
+            expires_s: conn.expires_in(now).as_secs(),
+        });
+    });
+    Listing::Connections(rows)
+}

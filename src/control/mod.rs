@@ -1,0 +1,422 @@
+//! Floor B: the control plane. `ControlPlane` is one machine on one thread: it is told what happened
+//! (`Input`) and says what it wants done (`Output`). It decides what the services are, by
+//! `Controller`, the one writer; it waits for the workers, and answers clients.
+
+mod check;
+pub mod controller;
+pub mod event;
+mod listing;
+mod meter;
+mod trash;
+mod tunables;
+
+#[cfg(test)]
+mod rules_tests;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use controller::Controller;
+pub use event::{ClientId, Input, Output};
+
+use crate::config::command::{AccountRow, StatusRow};
+use crate::config::{Command, Listing, Query, Refusal, Reply, Request};
+use crate::conn::ConnTable;
+use crate::director::message::{Order, Report};
+use crate::director::snapshot::{Port, Side, Snapshot, SnapshotId};
+use crate::director::verdict::{Account, DropReason};
+use crate::lvs::{Limits, Timeouts, Tunables};
+use crate::time::{Duration, Instant};
+
+/// Rows of the connection table as ipvsadm prints them; the kernel's default (2^12).
+pub const TABLE_SIZE: u32 = 4096;
+
+/// Most clients that wait for workers at once; a 257th is refused.
+const CLIENTS_WAITING_MAX: usize = 256;
+
+/// How long a client waits for workers. A worker breathes thousands of times a second; one that is
+/// silent for so long is stuck, and the client shall hear of it.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// What a control plane is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// The interfaces, in the order of the workers' halves.
+    pub ports: Vec<Port>,
+    /// The sysctls to begin with.
+    pub tunables: Tunables,
+    /// The three timeouts to begin with.
+    pub timeouts: Timeouts,
+    /// Bounds.
+    pub limits: Limits,
+    /// Number of workers, at least one.
+    pub workers: usize,
+    /// The connections, for listing.
+    pub table: Arc<ConnTable>,
+    /// Rows that listings name as the table's size; `TABLE_SIZE` unless configured.
+    pub table_size: u32,
+    /// Process id, for `Query::Status`.
+    pub pid: u32,
+    /// Name of the back-end, for `Query::Status`.
+    pub nic: String,
+}
+
+/// The control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    setup: Setup,
+    controller: Controller,
+    outputs: VecDeque<Output>,
+    /// The newest snapshot each worker has in force.
+    adopted: Vec<SnapshotId>,
+    waiting: Vec<Waiting>,
+    audits: u64,
+    stopped: bool,
+}
+
+/// A client that waits for workers.
+#[derive(Debug)]
+struct Waiting {
+    client: ClientId,
+    until: Instant,
+    wait: Wait,
+}
+
+/// What for.
+#[derive(Debug)]
+enum Wait {
+    /// This snapshot shall be in force everywhere.
+    Adoption(SnapshotId),
+    /// Every worker shall have told its part.
+    Audit(Audit),
+}
+
+/// A frame account that is being gathered.
+#[derive(Debug)]
+struct Audit {
+    number: u64,
+    /// Workers that have not told their part.
+    silent: Vec<u32>,
+    sum: Part,
+}
+
+/// What one worker, or several together, have to account for.
+#[derive(Debug)]
+struct Part {
+    account: Account,
+    /// Counters per port: received, overrun, truncated, sent, refused.
+    ports: Vec<[u64; 5]>,
+    story: Vec<String>,
+}
+
+impl Part {
+    fn add(&mut self, other: &Part) {
+        self.account.add(&other.account);
+        let sums = self.ports.iter_mut().flatten();
+        sums.zip(other.ports.iter().flatten())
+            .for_each(|(sum, more)| *sum += more);
+        self.story.extend_from_slice(&other.story);
+    }
+}
+
+impl ControlPlane {
+    /// A control plane without services. Its first `snapshot` is taken to be in force: workers are
+    /// built with it.
+    pub fn new(setup: Setup, now: Instant) -> ControlPlane {
+        assert!(setup.workers > 0, "a director has at least one worker");
+        let controller = Controller::new(&setup, now);
+        ControlPlane {
+            adopted: vec![controller.snapshot().id; setup.workers],
+            controller,
+            outputs: VecDeque::new(),
+            waiting: Vec::new(),
+            audits: 0,
+            stopped: false,
+            setup,
+        }
+    }
+
+    /// Something happened. Once `Output::Stopped` is out, nothing is heard any more.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        if self.stopped {
+            return;
+        }
+        match input {
+            Input::Request { from, request } => self.handle_request(from, request, now),
+            Input::Reported { worker, report } => self.handle_report(worker, report),
+            Input::ClientGone(client) => self.waiting.retain(|waiting| waiting.client != client),
+            Input::PortsChanged(ports) => self.handle_ports(ports),
+            Input::Stop => self.stop(),
+        }
+        self.check();
+    }
+
+    /// Time passed: rates, trash, clients that waited long enough.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.controller.handle_timeout(now);
+        self.answer(|waiting| waiting.until <= now);
+        self.check();
+    }
+
+    /// When to call `handle_timeout` next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let first = self.waiting.iter().map(|waiting| waiting.until).min();
+        let controller = self.controller.poll_timeout();
+        Some(first.map_or(controller, |first| first.min(controller)))
+    }
+
+    /// What the control plane wants done; drain it until `None` after every `handle_*`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(self.controller.snapshot())
+    }
+
+    /// Debug builds: every invariant.
+    pub fn check(&self) {
+        if cfg!(debug_assertions) {
+            let newest = self.controller.snapshot().id;
+            assert!(self.adopted.iter().all(|adopted| *adopted <= newest));
+            assert!(self.waiting.len() <= CLIENTS_WAITING_MAX);
+            self.controller.check();
+        }
+    }
+
+    fn handle_request(&mut self, from: ClientId, request: Request, now: Instant) {
+        match request {
+            Request::Do(command) => self.handle_command(from, command, now),
+            Request::Ask(query) => self.handle_query(from, query, now),
+            Request::Stop => {
+                self.reply(from, Reply::Done);
+                self.stop();
+            }
+        }
+    }
+
+    fn handle_command(&mut self, from: ClientId, command: Command, now: Instant) {
+        if self.waiting.len() >= CLIENTS_WAITING_MAX {
+            return self.reply(from, Reply::Refused(Refusal::OutOfMemory));
+        }
+        let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
+        if let Err(refusal) = self.controller.apply(command, now) {
+            return self.reply(from, Reply::Refused(refusal));
+        }
+        self.spread(shape, id);
+        self.wait(from, Wait::Adoption(self.controller.snapshot().id), now);
+        self.answer_adoptions();
+    }
+
+    fn handle_ports(&mut self, ports: Vec<Port>) {
+        let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
+        self.controller.set_ports(ports);
+        self.spread(shape, id);
+    }
+
+    /// Tells of what became different since `shape` and snapshot `id`.
+    fn spread(&mut self, shape: u64, id: SnapshotId) {
+        if self.controller.shape() != shape {
+            self.outputs.push_back(Output::Changed);
+        }
+        if self.controller.snapshot().id != id {
+            self.order_all(&Order::Adopt(self.snapshot()));
+        }
+    }
+
+    fn handle_query(&mut self, from: ClientId, query: Query, now: Instant) {
+        let listing = match query {
+            Query::Services(key) => listing::services(&self.controller, key, self.setup.table_size),
+            Query::Connections => Ok(listing::connections(&self.setup.table, now)),
+            Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),
+            Query::Status => Ok(Listing::Status(self.status())),
+            Query::Account => return self.audit(from, now),
+        };
+        let reply = listing.map_or_else(Reply::Refused, Reply::Listing);
+        self.reply(from, reply);
+    }
+
+    fn handle_report(&mut self, worker: usize, report: Report) {
+        match report {
+            Report::Adopted(id) => {
+                self.adopted[worker] = self.adopted[worker].max(id);
+                self.answer_adoptions();
+            }
+            Report::Account {
+                audit,
+                account,
+                ports,
+                story,
+            } => {
+                let part = Part {
+                    account,
+                    story,
+                    ports: ports
+                        .iter()
+                        .map(|port| {
+                            [
+                                port.received,
+                                port.overrun,
+                                port.truncated,
+                                port.sent,
+                                port.refused,
+                            ]
+                        })
+                        .collect(),
+                };
+                self.add_account(worker, audit, part);
+            }
+            // There is nothing to decide: a port that works again is used again. The daemon says it.
+            Report::Port { .. } => {}
+        }
+    }
+
+    fn answer_adoptions(&mut self) {
+        let everywhere = *self.adopted.iter().min().expect("there is a worker");
+        self.answer(|waiting| matches!(waiting.wait, Wait::Adoption(id) if id <= everywhere));
+    }
+
+    /// Asks every worker for its account.
+    fn audit(&mut self, from: ClientId, now: Instant) {
+        if self.waiting.len() >= CLIENTS_WAITING_MAX {
+            return self.reply(from, Reply::Refused(Refusal::OutOfMemory));
+        }
+        self.audits += 1;
+        let audit = Audit {
+            number: self.audits,
+            silent: (0..self.setup.workers as u32).collect(),
+            sum: Part {
+                account: Account::new(),
+                ports: vec![[0; 5]; self.setup.ports.len()],
+                story: Vec::new(),
+            },
+        };
+        self.wait(from, Wait::Audit(audit), now);
+        self.order_all(&Order::Audit(self.audits));
+    }
+
+    /// One worker's part of an audit; a part that comes too late finds nobody waiting.
+    fn add_account(&mut self, worker: usize, number: u64, part: Part) {
+        for waiting in &mut self.waiting {
+            if let Wait::Audit(audit) = &mut waiting.wait
+                && audit.number == number
+                && let Some(at) = audit
+                    .silent
+                    .iter()
+                    .position(|silent| *silent as usize == worker)
+            {
+                audit.silent.remove(at);
+                audit.sum.add(&part);
+            }
+        }
+        self.answer(|waiting| match &waiting.wait {
+            Wait::Audit(audit) => audit.silent.is_empty(),
+            Wait::Adoption(_) => false,
+        });
+    }
+
+    fn wait(&mut self, client: ClientId, wait: Wait, now: Instant) {
+        let until = now + ANSWER_TIME;
+        self.waiting.push(Waiting {
+            client,
+            until,
+            wait,
+        });
+    }
+
+    /// Answers those whose waiting has come to its end, with what is known by now.
+    fn answer(&mut self, finished: impl Fn(&Waiting) -> bool) {
+        let all = std::mem::take(&mut self.waiting);
+        let (done, waiting) = all.into_iter().partition(finished);
+        self.waiting = waiting;
+        for waiting in done {
+            let reply = match waiting.wait {
+                Wait::Adoption(id) => self.adoption(id),
+                Wait::Audit(audit) => Reply::Listing(Listing::Account(self.account(audit))),
+            };
+            self.reply(waiting.client, reply);
+        }
+    }
+
+    fn adoption(&self, id: SnapshotId) -> Reply {
+        let workers = self.adopted.iter().enumerate();
+        let behind: Vec<String> = workers
+            .filter(|(_, adopted)| **adopted < id)
+            .map(|(worker, _)| worker.to_string())
+            .collect();
+        if behind.is_empty() {
+            return Reply::Done;
+        }
+        Reply::Late(format!(
+            "the change is made, but not yet in force in worker {}",
+            behind.join(", ")
+        ))
+    }
+
+    fn account(&self, audit: Audit) -> AccountRow {
+        let account = &audit.sum.account;
+        let drops = DropReason::ALL.map(|why| (why.word().to_string(), account.dropped_for(why)));
+        let names = self
+            .controller
+            .snapshot()
+            .ports
+            .iter()
+            .map(|port| port.name.clone());
+        AccountRow {
+            received: account.received,
+            forwarded: account.forwarded,
+            answered: account.answered,
+            passed: account.passed,
+            held: account.held,
+            dropped: account.dropped_total(),
+            drops: drops.into_iter().filter(|(_, count)| *count > 0).collect(),
+            originated: account.originated,
+            balances: account.balances(),
+            ports: names.zip(audit.sum.ports).collect(),
+            story: audit.sum.story,
+            silent: audit.silent,
+        }
+    }
+
+    fn status(&self) -> StatusRow {
+        let mut ports: Vec<&Port> = self.controller.snapshot().ports.iter().collect();
+        ports.sort_by_key(|port| port.side == Side::Private);
+        StatusRow {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: self.setup.pid,
+            workers: self.setup.workers as u32,
+            nic: self.setup.nic.clone(),
+            ports: ports.iter().map(|port| port.name.clone()).collect(),
+            connections: self.setup.table.len() as u64,
+            connections_max: u64::from(self.setup.limits.conn_entries_max),
+        }
+    }
+
+    /// Tells every worker to end; whoever still waits is told too.
+    fn stop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        self.stopped = true;
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.reply(waiting.client, Reply::Late("the daemon stops".to_string()));
+        }
+        self.order_all(&Order::Stop);
+        self.outputs.push_back(Output::Stopped);
+    }
+
+    fn order_all(&mut self, order: &Order) {
+        let orders = (0..self.setup.workers).map(|worker| Output::Order {
+            worker,
+            order: order.clone(),
+        });
+        self.outputs.extend(orders);
+    }
+
+    fn reply(&mut self, to: ClientId, reply: Reply) {
+        self.outputs.push_back(Output::Reply { to, reply });
+    }
+}
