@@ -8,8 +8,21 @@ use crate::lvs::{Flow, RealServer, ServiceFlags};
 use crate::rng::Rng;
 use crate::time::Instant;
 
+mod cache;
+mod hash;
+
+pub mod dh;
+pub mod fo;
+pub mod lblc;
+pub mod lblcr;
 pub mod lc;
+pub mod mh;
+pub mod nq;
+pub mod ovf;
 pub mod rr;
+pub mod sed;
+pub mod sh;
+pub mod twos;
 pub mod wlc;
 pub mod wrr;
 
@@ -57,6 +70,14 @@ impl PickContext<'_> {
         };
         self.note(index, || why.to_string());
     }
+
+    /// Notes that `slot` of a table belongs to server `index`, and whether that can be chosen.
+    fn note_slot(&mut self, slot: u32, index: usize, real: &RealServer) {
+        self.note(index, || format!("slot {slot}"));
+        if !real.usable() {
+            self.note_unusable(index, real);
+        }
+    }
 }
 
 /// How a service's list of real servers changed.
@@ -97,12 +118,24 @@ pub fn by_name(name: &str, reals: &[RealServer]) -> Option<Box<dyn Scheduler>> {
         "wrr" => Box::new(wrr::WeightedRoundRobin::new(reals)),
         "lc" => Box::new(lc::LeastConnection),
         "wlc" => Box::new(wlc::WeightedLeastConnection),
+        "lblc" => Box::new(lblc::LocalityBased::default()),
+        "lblcr" => Box::new(lblcr::LocalityBasedReplicated::default()),
+        "dh" => Box::new(dh::DestinationHash::new(reals)),
+        "sh" => Box::new(sh::SourceHash::new(reals)),
+        "sed" => Box::new(sed::ShortestExpectedDelay),
+        "nq" => Box::new(nq::NeverQueue),
+        "fo" => Box::new(fo::Failover),
+        "ovf" => Box::new(ovf::Overflow),
+        "mh" => Box::new(mh::MaglevHash::new(reals)),
+        "twos" => Box::new(twos::PowerOfTwo),
         _ => return None,
     })
 }
 
 /// Names of all schedulers that `by_name` knows.
-pub const NAMES: [&str; 4] = ["rr", "wrr", "lc", "wlc"];
+pub const NAMES: [&str; 14] = [
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos",
+];
 
 /// The load that lc and wlc compare: 256 times the active connections plus the inactive ones. Kernels
 /// up to 6.1 (the recorded ones) count like this; newer ones use 257 times active.
@@ -115,10 +148,40 @@ fn overhead_words(real: &RealServer) -> String {
     format!("{}*256 + {}", real.active(), real.inactive())
 }
 
-/// Number of the server behind the one whose `RealLive::id` is `last`; 0 if there is none.
-fn behind(reals: &[RealServer], last: Option<u32>) -> usize {
-    let place = |id| reals.iter().position(|real| real.live.id == id);
-    last.and_then(place).map_or(0, |index| index + 1)
+/// Where a server stood in the list when it was remembered, and who it is: lists change, and for a
+/// moment workers may look at different ones.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    index: usize,
+    /// `RealLive::id`.
+    id: u32,
+}
+
+impl Place {
+    fn of((index, real): (usize, &RealServer)) -> Place {
+        let id = real.live.id;
+        Place { index, id }
+    }
+
+    /// A server whose number is not known.
+    fn of_id(id: u32) -> Place {
+        Place { index: 0, id }
+    }
+
+    /// Its number in this list.
+    fn find(self, reals: &[RealServer]) -> Option<usize> {
+        let is_it = |real: &RealServer| real.live.id == self.id;
+        match reals.get(self.index) {
+            Some(real) if is_it(real) => Some(self.index),
+            _ => reals.iter().position(is_it),
+        }
+    }
+
+    /// Number of the server behind `last`; the head if there is none.
+    fn behind(last: Option<Place>, reals: &[RealServer]) -> usize {
+        last.and_then(|last| last.find(reals))
+            .map_or(0, |index| index + 1)
+    }
 }
 
 /// The usable server with the least `load` divided by its weight; of equals the first in the list.
@@ -148,6 +211,15 @@ fn least_per_weight(
     least.map(|(index, ..)| index)
 }
 
+/// The eligible server with the highest weight; of equals the first in the list.
+fn heaviest(reals: &[RealServer], eligible: fn(&RealServer) -> bool) -> Option<usize> {
+    let numbered = reals.iter().enumerate();
+    let eligible = numbered.filter(|(_, real)| eligible(real));
+    // Of equals `max_by_key` takes the last, hence from the end.
+    let heaviest = eligible.rev().max_by_key(|(_, real)| real.weight);
+    heaviest.map(|(index, _)| index)
+}
+
 /// Is `load_a/weight_a` less than `load_b/weight_b`?
 fn is_less(load_a: u64, weight_a: u64, load_b: u64, weight_b: u64) -> bool {
     u128::from(load_a) * u128::from(weight_b) < u128::from(load_b) * u128::from(weight_a)
@@ -158,6 +230,15 @@ fn quotient(load: u64, weight: u64) -> String {
     match load.checked_rem(weight) {
         Some(0) => (load / weight).to_string(),
         _ => format!("{:.2}", load as f64 / weight as f64),
+    }
+}
+
+/// Greatest common divisor (Euclid); of 0 and `b` it is `b`.
+fn greatest_common_divisor(a: i32, b: i32) -> i32 {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
     }
 }
 

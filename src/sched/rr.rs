@@ -7,14 +7,14 @@
 //!
 //! A story tells who was passed over and who was next in turn.
 
-use super::{Change, PickContext, Scheduler};
+use super::{Change, PickContext, Place, Scheduler};
 use crate::lvs::RealServer;
 
 /// Remembers who was chosen last.
 #[derive(Debug, Default)]
 pub struct RoundRobin {
-    /// `RealLive::id` of the server chosen last; `None` stands before the head of the list.
-    last: Option<u32>,
+    /// The server chosen last; `None` stands before the head of the list.
+    last: Option<Place>,
 }
 
 impl Scheduler for RoundRobin {
@@ -24,18 +24,20 @@ impl Scheduler for RoundRobin {
 
     fn changed(&mut self, _reals: &[RealServer], change: Change) {
         match change {
-            Change::Removed { id, before } if self.last == Some(id) => self.last = before,
+            Change::Removed { id, before } if self.last.is_some_and(|last| last.id == id) => {
+                self.last = before.map(Place::of_id);
+            }
             Change::Removed { .. } | Change::Added | Change::Edited => {}
         }
     }
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        let start = super::behind(reals, self.last);
+        let start = Place::behind(self.last, reals);
         for index in (start..reals.len()).chain(0..start) {
             let real = &reals[index];
             if real.usable() {
                 context.note(index, || "next in turn".to_string());
-                self.last = Some(real.live.id);
+                self.last = Some(Place::of((index, real)));
                 return Some(index);
             }
             context.note_unusable(index, real);

@@ -4,25 +4,27 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Change, NAMES, PickContext, Scheduler, by_name};
+use super::{Change, NAMES, Note, PickContext, Scheduler, by_name};
 use crate::lvs::{
     Endpoint, Flow, ForwardMethod, Protocol, RealKey, RealLive, RealServer, ServiceFlags,
     Thresholds, Weight,
 };
 use crate::rng::Rng;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// A service under test: names are letters, the list is newest first.
-struct Bench {
-    reals: Vec<RealServer>,
+pub(super) struct Bench {
+    pub(super) reals: Vec<RealServer>,
     scheduler: Box<dyn Scheduler>,
     rng: Rng,
     flow: Flow,
+    flags: ServiceFlags,
+    now: Instant,
 }
 
 impl Bench {
     /// `scheduler` over servers with these weights, added one after the other: A, B, C, …
-    fn new(scheduler: &str, weights: &[i32]) -> Bench {
+    pub(super) fn new(scheduler: &str, weights: &[i32]) -> Bench {
         let mut bench = Bench {
             reals: Vec::new(),
             scheduler: by_name(scheduler, &[]).expect("known scheduler"),
@@ -32,6 +34,8 @@ impl Bench {
                 source: Endpoint::new([192, 0, 2, 1].into(), 40000),
                 target: Endpoint::new([10, 0, 0, 1].into(), 80),
             },
+            flags: ServiceFlags::default(),
+            now: Instant::ZERO,
         };
         for (weight, id) in weights.iter().zip(0..) {
             bench.add(id, *weight);
@@ -84,16 +88,21 @@ impl Bench {
         }
     }
 
-    /// Picks once; the chosen server has one active connection more.
-    fn pick(&mut self) -> Option<u32> {
+    /// Picks once and leaves the counters alone.
+    fn ask(&mut self, notes: Option<&mut Vec<Note>>) -> Option<usize> {
         let mut context = PickContext {
             flow: self.flow,
-            flags: ServiceFlags::default(),
-            now: Instant::ZERO,
+            flags: self.flags,
+            now: self.now,
             rng: &mut self.rng,
-            notes: None,
+            notes,
         };
-        let index = self.scheduler.pick(&self.reals, &mut context)?;
+        self.scheduler.pick(&self.reals, &mut context)
+    }
+
+    /// Picks once; the chosen server has one active connection more.
+    fn pick(&mut self) -> Option<u32> {
+        let index = self.ask(None)?;
         let live = &self.reals[index].live;
         live.active.fetch_add(1, Relaxed);
         live.mark_if_overloaded();
@@ -109,14 +118,7 @@ impl Bench {
     /// Picks once and tells the story: `A: words`, in the order of looking.
     fn story(&mut self) -> String {
         let mut notes = Vec::new();
-        let mut context = PickContext {
-            flow: self.flow,
-            flags: ServiceFlags::default(),
-            now: Instant::ZERO,
-            rng: &mut self.rng,
-            notes: Some(&mut notes),
-        };
-        self.scheduler.pick(&self.reals, &mut context);
+        self.ask(Some(&mut notes));
         let lines = notes.iter().map(|note| {
             let letter = char::from(b'A' + self.reals[note.index].live.id as u8);
             format!("{letter}: {}", note.text)
@@ -163,6 +165,12 @@ fn sequences() {
         ("rr", [2, 1, 1], "CBACBACBACBA"),
         ("lc", [2, 1, 1], "CBACBACBACBA"),
         ("wlc", [2, 1, 1], "CBAACBAACBAA"),
+        ("sed", [3, 2, 1], "ABACBAABACBA"),
+        ("sed", [2, 1, 1], "ACBAACBAACBA"),
+        ("nq", [3, 2, 1], "CBAABAABACBA"),
+        ("nq", [2, 1, 1], "CBAAACBAACBA"),
+        ("fo", [2, 3, 3], "CCCCCCCCCCCC"),
+        ("ovf", [3, 2, 1], "AAAABBBCC---"),
     ];
     for (name, weights, expected) in cases {
         let mut bench = Bench::new(name, &weights);
@@ -256,4 +264,128 @@ fn stories() {
     bench.scheduler = by_name("rr", &bench.reals).unwrap();
     bench.reals[1].live.overloaded.store(true, Relaxed);
     assert_eq!(bench.story(), "C: weight 0; B: overloaded; A: next in turn");
+}
+
+#[test]
+fn quotients_are_compared_without_rounding_or_overflow() {
+    let mut bench = Bench::new("wlc", &[i32::MAX, i32::MAX - 1]);
+    for real in &bench.reals {
+        real.live.active.store(u32::MAX, Relaxed);
+    }
+    assert_eq!(
+        bench.ask(None),
+        Some(1),
+        "the heavier one has less per weight"
+    );
+}
+
+#[test]
+fn dh_asks_the_target_only() {
+    let mut bench = Bench::new("dh", &[1, 1, 1, 1]);
+    bench.flow.target.address = [192, 0, 2, 1].into();
+    // Slot 50, dealt round and round from the head D.
+    assert_eq!(bench.pick(), Some(3 - 50 % 4));
+    bench.flow.source.address = [192, 0, 2, 99].into();
+    assert_eq!(bench.pick(), Some(3 - 50 % 4));
+    bench.edit(3 - 50 % 4, 0);
+    assert_eq!(bench.picks(1), "-", "there is no second choice");
+}
+
+#[test]
+fn sh_falls_back_only_if_told() {
+    let mut bench = Bench::new("sh", &[1, 1]);
+    let first = bench.pick().unwrap();
+    bench.edit(first, 0);
+    assert_eq!(bench.pick(), None);
+    bench.flags = ServiceFlags(ServiceFlags::SCHED_1);
+    assert_eq!(bench.pick(), Some(1 - first));
+}
+
+/// Figures of the specification, from an independent implementation.
+#[test]
+fn mh_clients() {
+    let mut bench = Bench::new("mh", &[2, 1, 1]);
+    let cases = [
+        ([192, 0, 2, 1], 'B', "slot 2891"),
+        ([198, 51, 100, 7], 'B', "slot 924"),
+        ([203, 0, 113, 200], 'A', "slot 3310"),
+    ];
+    for (client, letter, slot) in cases {
+        bench.flow.source.address = client.into();
+        assert_eq!(bench.story(), format!("{letter}: {slot}"));
+    }
+}
+
+/// A quiesced server keeps its slots: other clients stay where they are.
+#[test]
+fn mh_keeps_the_slots_of_the_quiesced() {
+    let mut bench = Bench::new("mh", &[1, 1, 1]);
+    let picks = |bench: &mut Bench| -> Vec<Option<u32>> {
+        let one = |last: u8| {
+            bench.flow.source.address = [203, 0, 113, last].into();
+            bench.pick()
+        };
+        (0..200).map(one).collect()
+    };
+    let before = picks(&mut bench);
+    bench.edit(1, 0);
+    let after = picks(&mut bench);
+    for (before, after) in before.into_iter().zip(after) {
+        assert_eq!(after, before.filter(|id| *id != 1));
+    }
+}
+
+#[test]
+fn lblc_stays_while_it_can() {
+    let mut bench = Bench::new("lblc", &[2, 2]);
+    // Three connections are more than the weight, and A, with none, has less than half of its own.
+    assert_eq!(bench.picks(4), "BBBA");
+    assert_eq!(bench.story(), "A: remembered for 10.0.0.1");
+    bench.reals[1].live.overloaded.store(true, Relaxed);
+    assert_eq!(
+        bench.picks(1),
+        "A",
+        "overload of the remembered one is not asked"
+    );
+    bench.edit(0, 0);
+    assert_eq!(bench.picks(1), "B");
+    assert_eq!(bench.story(), "B: remembered for 10.0.0.1");
+}
+
+#[test]
+fn lblc_forgets_after_a_day() {
+    let mut bench = Bench::new("lblc", &[9, 9]);
+    assert_eq!(bench.picks(2), "BB");
+    bench.now = Instant::ZERO + Duration::from_secs(86_400 + 1800);
+    assert_eq!(bench.picks(1), "A");
+}
+
+#[test]
+fn lblcr_spreads_under_load_and_shrinks_with_time() {
+    let mut bench = Bench::new("lblcr", &[2, 2]);
+    // B until it has three; A joins; then the least loaded of both.
+    assert_eq!(bench.picks(7), "BBBAAAA");
+    assert_eq!(bench.story(), "B: least loaded of the set of 10.0.0.1");
+    // After a day without a change the most loaded leaves; the target itself stays in use.
+    for hour in 1..=25 {
+        bench.now = Instant::ZERO + Duration::from_secs(hour * 3600);
+        bench.story();
+    }
+    bench.release();
+    bench.reals[0].live.active.store(1, Relaxed);
+    assert_eq!(bench.picks(2), "BB", "A is idle but has left");
+}
+
+/// Where the lists of two workers differ for a moment, nobody is chosen wrongly and nothing panics.
+#[test]
+fn a_list_that_is_not_the_announced_one() {
+    for name in NAMES {
+        let mut bench = Bench::new(name, &[1, 2, 3]);
+        bench.picks(3);
+        let reals = bench.reals.clone();
+        for left in (0..3).rev() {
+            bench.reals = reals[3 - left..].to_vec();
+            bench.picks(3);
+        }
+    }
 }

@@ -11,14 +11,14 @@
 //!
 //! A story tells each server's weight against the level at which it was looked at.
 
-use super::{Change, PickContext, Scheduler};
+use super::{Change, PickContext, Place, Scheduler, greatest_common_divisor};
 use crate::lvs::RealServer;
 
 /// Where the walk stands.
 #[derive(Debug)]
 pub struct WeightedRoundRobin {
-    /// `RealLive::id` of the server chosen last; `None` stands before the head of the list.
-    last: Option<u32>,
+    /// The server chosen last; `None` stands before the head of the list.
+    last: Option<Place>,
     /// Weight that a server needs in this lap; always 1 more than a multiple of `step`, unless 0:
     /// there was no weight yet.
     level: i32,
@@ -60,13 +60,13 @@ impl Scheduler for WeightedRoundRobin {
         if self.top == 0 {
             return None;
         }
-        let start = super::behind(reals, self.last);
+        let start = Place::behind(self.last, reals);
         let chosen = self.walk(reals, start, context).or_else(|| {
             self.start_next_lap(reals)
                 .then(|| self.walk(reals, 0, context))
                 .flatten()
         })?;
-        self.last = Some(reals[chosen].live.id);
+        self.last = Some(Place::of((chosen, &reals[chosen])));
         Some(chosen)
     }
 }
@@ -118,11 +118,9 @@ impl WeightedRoundRobin {
 fn measure(reals: &[RealServer]) -> (i32, i32) {
     let weights = reals.iter().map(|real| real.weight.0);
     let highest = weights.clone().max().unwrap_or(0);
-    let step = weights.filter(|weight| *weight > 0).fold(0, divisor).max(1);
+    let step = weights
+        .filter(|weight| *weight > 0)
+        .fold(0, greatest_common_divisor)
+        .max(1);
     (step, highest - (step - 1))
-}
-
-/// Greatest common divisor (Euclid); of 0 and `b` it is `b`.
-fn divisor(a: i32, b: i32) -> i32 {
-    if b == 0 { a } else { divisor(b, a % b) }
 }

@@ -1,0 +1,116 @@
+//! Locality-based least connection with replication (`ip_vs_lblcr.c`): one target address, a set of
+//! servers that grows under load and shrinks with time.
+//!
+//! Of the servers that had the target, the usable one with the least [`overhead`] per weight has it
+//! again; of equals the one that came to the set last. If it is *too busy* (see `lblc`), or there is
+//! none, weighted least connection finds a server, which joins the set. When a set of several has not
+//! changed for a day, its most loaded member leaves.
+//!
+//! A story tells who of the set was looked at, and if nobody was good enough, the quotients of wlc.
+
+use super::cache::{Cache, EXPIRATION};
+use super::lblc::is_too_busy;
+use super::{
+    Change, PickContext, Place, Scheduler, is_less, least_per_weight, overhead, overhead_words,
+};
+use crate::lvs::RealServer;
+use crate::time::Instant;
+
+/// Remembers who had each target.
+#[derive(Debug, Default)]
+pub struct LocalityBasedReplicated {
+    cache: Cache<Members>,
+}
+
+/// The servers of one target.
+#[derive(Debug)]
+struct Members {
+    /// Newest first. Deleted servers stay: they may come back.
+    places: Vec<Place>,
+    last_change: Instant,
+}
+
+impl Scheduler for LocalityBasedReplicated {
+    fn name(&self) -> &'static str {
+        "lblcr"
+    }
+
+    fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
+
+    fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
+        let (target, now) = (context.flow.target.address, context.now);
+        let Some(members) = self.cache.touch(target, now) else {
+            let index = least_per_weight(reals, context, overhead, overhead_words)?;
+            let members = Members {
+                places: vec![Place::of((index, &reals[index]))],
+                last_change: now,
+            };
+            self.cache.insert(target, members, now);
+            return Some(index);
+        };
+        let candidate = members.least_loaded(reals);
+        members.shrink(reals, now);
+        if let Some(index) = candidate {
+            if !is_too_busy(&reals[index], reals) {
+                context.note(index, || format!("least loaded of the set of {target}"));
+                return Some(index);
+            }
+            context.note(index, || {
+                format!("least loaded of the set of {target}, but too busy")
+            });
+        }
+        let index = least_per_weight(reals, context, overhead, overhead_words)?;
+        members.join(Place::of((index, &reals[index])), now);
+        Some(index)
+    }
+}
+
+impl Members {
+    /// The usable member with the least overhead per weight; of equals the newest.
+    fn least_loaded(&self, reals: &[RealServer]) -> Option<usize> {
+        let present = self.places.iter().filter_map(|place| place.find(reals));
+        let usable = present.filter(|index| reals[*index].usable());
+        usable.reduce(|least, index| {
+            if is_less_loaded(&reals[index], &reals[least]) {
+                index
+            } else {
+                least
+            }
+        })
+    }
+
+    /// A set of several that has not changed for a day loses its most loaded member.
+    fn shrink(&mut self, reals: &[RealServer], now: Instant) {
+        if self.places.len() < 2 || now.since(self.last_change) <= EXPIRATION {
+            return;
+        }
+        let present = self.places.iter().filter_map(|place| place.find(reals));
+        let weighty = present.filter(|index| reals[*index].weight.0 > 0);
+        let most = weighty.reduce(|most, index| {
+            if is_less_loaded(&reals[most], &reals[index]) {
+                index
+            } else {
+                most
+            }
+        });
+        if let Some(index) = most {
+            let id = reals[index].live.id;
+            self.places.retain(|place| place.id != id);
+            self.last_change = now;
+        }
+    }
+
+    /// Takes in a server that is not yet a member.
+    fn join(&mut self, newcomer: Place, now: Instant) {
+        if self.places.iter().all(|place| place.id != newcomer.id) {
+            self.places.insert(0, newcomer);
+            self.last_change = now;
+        }
+    }
+}
+
+/// Has `a` less overhead per weight than `b`? Both have a weight.
+fn is_less_loaded(a: &RealServer, b: &RealServer) -> bool {
+    let weight = |real: &RealServer| real.weight.0.unsigned_abs().into();
+    is_less(overhead(a), weight(a), overhead(b), weight(b))
+}
