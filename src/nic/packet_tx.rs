@@ -1,5 +1,7 @@
 //! The transmit half of both packet backends: sendmmsg on a socket of its own, each frame in two
-//! parts, its vnet header and its bytes where they lie. The queueing discipline is bypassed.
+//! parts, its vnet header and its bytes where they lie. The queueing discipline is bypassed where
+//! that can be: past it, the kernel drops a super-frame that the device cannot cut by itself
+//! (`__dev_direct_xmit` in `net/core/dev.c`), so the first such frame ends the bypass.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -47,6 +49,7 @@ impl TxCount {
 pub(super) struct PacketTx {
     fd: OwnedFd,
     interface: String,
+    bypasses: bool,
     count: Arc<TxCount>,
 }
 
@@ -70,12 +73,13 @@ impl PacketTx {
         Ok(PacketTx {
             fd,
             interface: name.clone(),
+            bypasses: true,
             count,
         })
     }
 
     /// Sends `frames[from..]`, says how far it came.
-    fn flush(&self, batch: &mut Batch<'_>, retries: &mut u32) -> Sent {
+    fn flush(&mut self, batch: &Batch<'_>, retries: &mut u32) -> Sent {
         let mut sent = Sent::default();
         let mut done = 0;
         let mut rebound = false;
@@ -89,6 +93,7 @@ impl PacketTx {
                 Err(error) => errno(&error),
             };
             match error {
+                libc::ENOBUFS if self.bypasses && batch.is_gso(done) => self.end_bypass(),
                 libc::EINTR | libc::EAGAIN | libc::ENOBUFS if *retries < SEND_RETRIES_MAX => {
                     *retries += 1;
                     std::thread::yield_now();
@@ -108,6 +113,14 @@ impl PacketTx {
         sent
     }
 
+    /// From now on frames go through the queueing discipline, where super-frames are cut. All of
+    /// them, since two ways out could overtake each other.
+    fn end_bypass(&mut self) {
+        self.bypasses = false;
+        // If the kernel refuses, the frame is refused too, and counted.
+        let _ = sys::set_option(&self.fd, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, &0);
+    }
+
     /// The interface went away; if one of its name is there again, that one it is.
     fn rebind(&self) -> bool {
         let index = sys::interface_index(&self.interface);
@@ -121,7 +134,7 @@ impl Tx for PacketTx {
         let mut retries = 0;
         let mut batch = Batch::new();
         while batch.load(frames) > 0 {
-            let sent = self.flush(&mut batch, &mut retries);
+            let sent = self.flush(&batch, &mut retries);
             total.taken += sent.taken;
             total.refused += sent.refused;
         }
@@ -163,15 +176,24 @@ impl<'f> Batch<'f> {
         self.len
     }
 
+    fn is_gso(&self, index: usize) -> bool {
+        self.view(index).offload.is_gso()
+    }
+
+    fn view(&self, index: usize) -> &FrameView<'f> {
+        assert!(index < self.len);
+        // SAFETY: `load` has written the views `0..len`.
+        unsafe { self.views[index].assume_init_ref() }
+    }
+
     /// Sends the frames from `first` on; says how many the kernel took.
-    fn send(&mut self, fd: &OwnedFd, first: usize) -> std::io::Result<usize> {
+    fn send(&self, fd: &OwnedFd, first: usize) -> std::io::Result<usize> {
         // Not initialized: to zero 7 KB for one frame would cost a tenth of sending it.
         let mut headers = [const { MaybeUninit::uninit() }; BATCH_FRAMES_MAX];
         let mut parts = [const { MaybeUninit::uninit() }; BATCH_FRAMES_MAX];
         let mut messages = [const { MaybeUninit::uninit() }; BATCH_FRAMES_MAX];
         for index in first..self.len {
-            // SAFETY: `load` has written the views `0..len`.
-            let view = unsafe { self.views[index].assume_init_ref() };
+            let view = self.view(index);
             let header: &mut [u8; VNET_HEADER_LEN] = headers[index].write(view.offload.encode());
             let parts = parts[index].write([part(header), part(view.bytes)]);
             messages[index].write(message(parts));
