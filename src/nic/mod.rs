@@ -4,6 +4,7 @@
 
 mod error;
 mod packet_mmsg;
+mod packet_ring;
 mod packet_socket;
 mod packet_tx;
 pub mod steer;
@@ -75,6 +76,9 @@ pub const BATCH_FRAMES_MAX: usize = 64;
 /// Slots of a receive ring, 2 KiB each: 16 MiB, or 13 ms of frames at the 0.6 Mpps one worker does.
 pub const RING_SLOTS: usize = 8192;
 
+/// Slots of the smallest ring: a batch must not meet its own first slot again.
+pub const RING_SLOTS_MIN: usize = BATCH_FRAMES_MAX;
+
 /// Slots of the largest ring that may be asked for: 512 MiB.
 pub const RING_SLOTS_MAX: usize = 1 << 18;
 
@@ -98,7 +102,7 @@ pub struct OpenOptions {
     pub fanout_group: Option<u16>,
     /// Take frames for other machines' MAC addresses too.
     pub foreign_macs: bool,
-    /// Slots of the receive ring (`Backend::Packet`), at most `RING_SLOTS_MAX`.
+    /// Slots of the receive ring (`Backend::Packet`): `RING_SLOTS_MIN` to `RING_SLOTS_MAX`.
     pub ring_slots: usize,
     /// Receive buffer of the socket in bytes.
     pub receive_buffer_bytes: usize,
@@ -136,6 +140,12 @@ impl OpenOptions {
                 self.batch_frames_max
             ));
         }
+        if !(RING_SLOTS_MIN..=RING_SLOTS_MAX).contains(&self.ring_slots) {
+            return bad(format!(
+                "ring_slots is {}, which is not {RING_SLOTS_MIN} to {RING_SLOTS_MAX}",
+                self.ring_slots
+            ));
+        }
         if self.worker >= self.workers {
             return bad(format!(
                 "worker {} of {} does not exist",
@@ -157,10 +167,11 @@ pub fn open(backend: Backend, options: &OpenOptions) -> Result<Halves, OpenError
     options.check()?;
     match backend {
         Backend::Mmsg => packet_mmsg::open(options),
-        Backend::Packet | Backend::Tun => Err(OpenError::new(
+        Backend::Packet => packet_ring::open(options),
+        Backend::Tun => Err(OpenError::new(
             OpenErrorKind::NotSupported,
             &format!("the backend `{backend}` is not built yet"),
-            "use `mmsg`",
+            "use `packet`",
         )),
     }
 }

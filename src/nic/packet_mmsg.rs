@@ -56,11 +56,17 @@ impl MmsgRx {
         })
     }
 
-    fn recover(&mut self) -> Result<(), NicError> {
-        if self.socket.is_gone() {
-            return self.socket.rejoin(auxiliary_data);
+    /// Nothing came: why?
+    fn explain(&mut self, errno: i32) -> Result<(), NicError> {
+        match errno {
+            libc::EAGAIN | libc::EINTR => self.socket.check(),
+            // Told before the frames that came earlier: they are fetched first, then it is asked.
+            libc::ENETDOWN => {
+                self.socket.note(errno);
+                Err(NicError::Down)
+            }
+            errno => Err(NicError::Errno(errno)),
         }
-        self.socket.check()
     }
 }
 
@@ -74,11 +80,12 @@ fn auxiliary_data(fd: &OwnedFd, options: &OpenOptions) -> Result<(), OpenError> 
 impl Rx for MmsgRx {
     fn fill(&mut self) -> Result<usize, NicError> {
         debug_assert!(self.frames.is_empty(), "the batch before was not released");
-        let health = self.recover();
+        if self.socket.is_gone() {
+            self.socket.rejoin(auxiliary_data)?;
+        }
         let count = match self.inbox.receive(self.socket.fd(), 0, self.frames_max) {
             Ok(count) => count,
-            Err(error) if is_nothing(errno(&error)) => return health.map(|()| 0),
-            Err(error) => return Err(self.socket.failed(errno(&error))),
+            Err(error) => return self.explain(errno(&error)).map(|()| 0),
         };
         for slot in 0..count {
             match self.inbox.meta(slot) {
@@ -121,11 +128,6 @@ impl Rx for MmsgRx {
             refused,
         }
     }
-}
-
-/// No frame right now, and no trouble either.
-pub(super) fn is_nothing(errno: i32) -> bool {
-    matches!(errno, libc::EAGAIN | libc::EINTR)
 }
 
 /// The frame that `meta` describes, inside its buffer.

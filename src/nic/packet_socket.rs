@@ -59,18 +59,10 @@ impl RxSocket {
         self.fd.as_raw_fd()
     }
 
-    /// The socket reported `errno`. Says what that means for the interface.
-    pub fn failed(&mut self, errno: i32) -> NicError {
-        match errno {
-            libc::ENETDOWN | libc::ENXIO | libc::ENODEV => {
-                self.health = Health::Down;
-                match self.check() {
-                    Err(error) => error,
-                    // It came back between the report and the question.
-                    Ok(()) => NicError::Down,
-                }
-            }
-            errno => NicError::Errno(errno),
+    /// The socket told `errno`, perhaps 0; `check` then says what became of the interface.
+    pub fn note(&mut self, errno: i32) {
+        if matches!(errno, libc::ENETDOWN | libc::ENXIO | libc::ENODEV) {
+            self.health = Health::Down;
         }
     }
 

@@ -180,6 +180,11 @@ impl Map {
         Map::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)
     }
 
+    /// The first `len` bytes of what `fd` maps.
+    pub fn shared(len: usize, fd: &OwnedFd) -> io::Result<Map> {
+        Map::new(len, libc::MAP_SHARED, fd.as_raw_fd())
+    }
+
     fn new(len: usize, flags: i32, fd: i32) -> io::Result<Map> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the kernel chooses the place, so no memory in use is touched.

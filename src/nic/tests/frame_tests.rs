@@ -6,17 +6,17 @@ use crate::nic::{Backend, OpenOptions, Side, open, wait};
 use crate::time::Duration;
 use crate::wire::{FrameView, Mac, NicError, Offload, Rx, Tx};
 
-const PACKET_BACKENDS: &[Backend] = &[Backend::Mmsg];
+const PACKET_BACKENDS: &[Backend] = &[Backend::Packet, Backend::Mmsg];
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn options(interface: &str) -> OpenOptions {
+pub fn options(interface: &str) -> OpenOptions {
     let mut options = OpenOptions::new(interface, Side::Public);
     options.ring_slots = 64;
     options
 }
 
 /// An Ethernet frame from `c0` to `d0` of `len` bytes, different for each `number`.
-fn frame(number: u32, len: usize) -> Vec<u8> {
+pub fn frame(number: u32, len: usize) -> Vec<u8> {
     let mut frame = Vec::with_capacity(len);
     frame.extend_from_slice(&mac_of("d0").0);
     frame.extend_from_slice(&mac_of("c0").0);
@@ -28,7 +28,7 @@ fn frame(number: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-fn send_all(tx: &mut dyn Tx, frames: &[Vec<u8>]) -> crate::wire::nic::Sent {
+pub fn send_all(tx: &mut dyn Tx, frames: &[Vec<u8>]) -> crate::wire::nic::Sent {
     tx.send(&mut frames.iter().map(|bytes| FrameView {
         bytes,
         offload: Offload::default(),
@@ -37,7 +37,7 @@ fn send_all(tx: &mut dyn Tx, frames: &[Vec<u8>]) -> crate::wire::nic::Sent {
 }
 
 /// Receives `count` frames, or fails.
-fn receive(rx: &mut dyn Rx, count: usize) -> Vec<Vec<u8>> {
+pub fn receive(rx: &mut dyn Rx, count: usize) -> Vec<Vec<u8>> {
     let mut got = Vec::new();
     while got.len() < count {
         let came = rx.fill().unwrap();
@@ -47,16 +47,20 @@ fn receive(rx: &mut dyn Rx, count: usize) -> Vec<Vec<u8>> {
         }
         rx.release();
         if came == 0 {
-            let fd = rx.wait_fd().unwrap();
-            let woken = wait(&[fd], Some(PATIENCE)).unwrap();
-            assert!(woken, "only {} of {count} frames came", got.len());
+            await_frames(rx);
         }
     }
     got
 }
 
+/// Waits until the interface has something, or fails.
+pub fn await_frames(rx: &mut dyn Rx) {
+    let fd = rx.wait_fd().unwrap();
+    assert!(wait(&[fd], Some(PATIENCE)).unwrap(), "no more frames came");
+}
+
 /// Two namespaces, `c0` in the first and `d0` in the second.
-fn two_spaces() -> (Space, Space) {
+pub fn two_spaces() -> (Space, Space) {
     let (client, director) = (Space::new(), Space::new());
     veth(&client, "c0", &director, "d0");
     (client, director)
@@ -89,8 +93,18 @@ fn sizes_and_tags(backend: Backend) {
 }
 
 #[test]
+fn ring_carries_all_sizes_and_tags() {
+    in_world(User::Same, || sizes_and_tags(Backend::Packet));
+}
+
+#[test]
 fn mmsg_carries_all_sizes_and_tags() {
     in_world(User::Same, || sizes_and_tags(Backend::Mmsg));
+}
+
+#[test]
+fn ring_works_for_an_ordinary_user() {
+    in_world(User::Nobody, || sizes_and_tags(Backend::Packet));
 }
 
 #[test]
@@ -115,6 +129,11 @@ fn refusals(backend: Backend) {
 }
 
 #[test]
+fn ring_refuses_what_does_not_fit() {
+    in_world(User::Same, || refusals(Backend::Packet));
+}
+
+#[test]
 fn mmsg_refuses_what_does_not_fit() {
     in_world(User::Same, || refusals(Backend::Mmsg));
 }
@@ -135,6 +154,11 @@ fn other_macs(backend: Backend) {
     assert_eq!(receive(&mut *all, 3), sent);
     assert_eq!(receive(&mut *ours, 2), sent[1..]);
     assert_eq!(ours.fill(), Ok(0));
+}
+
+#[test]
+fn ring_leaves_other_machines_frames_alone() {
+    in_world(User::Same, || other_macs(Backend::Packet));
 }
 
 #[test]
@@ -191,8 +215,18 @@ fn down_and_up(backend: Backend, workers: usize) {
 }
 
 #[test]
+fn ring_lives_through_down_and_gone() {
+    in_world(User::Same, || down_and_up(Backend::Packet, 1));
+}
+
+#[test]
 fn mmsg_lives_through_down_and_gone() {
     in_world(User::Same, || down_and_up(Backend::Mmsg, 1));
+}
+
+#[test]
+fn ring_in_a_group_lives_through_down_and_gone() {
+    in_world(User::Same, || down_and_up(Backend::Packet, 2));
 }
 
 #[test]

@@ -274,6 +274,17 @@ fn route_request(message: Message) {
     }
 }
 
+/// `ethtool -K interface tso on|off`
+pub fn set_tcp_segmentation(interface: &str, on: bool) {
+    const ETHTOOL_STSO: u32 = 0x1f;
+    let mut value = [ETHTOOL_STSO, u32::from(on)];
+    let socket = crate::nic::sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap();
+    let mut request = crate::nic::sys::request_for(interface).unwrap();
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: the request holds a name and points at an `ethtool_value`.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &mut request) }).unwrap();
+}
+
 /// Writes a sysctl of the calling thread's namespace.
 pub fn sysctl(name: &str, value: &str) {
     let path = format!("/proc/sys/{}", name.replace('.', "/"));

@@ -1,0 +1,344 @@
+//! Long frames and full buffers: super-frames between short ones, a ring that wraps, a ring that
+//! overflows, and real TCP through a pair of interfaces.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+
+use super::frame_tests::*;
+use super::world_tests::*;
+use crate::nic::{Backend, EventFd, Halves, Waiter, open};
+use crate::rng::Rng;
+use crate::wire::offload::VNET_HEADER_LEN;
+use crate::wire::{FrameView, Offload};
+
+/// A frame of IPv4 and TCP with an unfinished checksum, to be cut into segments of 1000 bytes where
+/// it is longer than the MTU.
+fn tcp_frame(number: u32, len: usize) -> (Vec<u8>, Offload) {
+    let mut bytes = frame(number, len);
+    bytes[12..14].copy_from_slice(&[0x08, 0x00]);
+    let ip_len = (len - 14) as u16;
+    bytes[14..34].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    bytes[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    bytes[34..54].copy_from_slice(&[0; 20]);
+    bytes[38..42].copy_from_slice(&number.to_be_bytes());
+    bytes[46..48].copy_from_slice(&[0x50, 0x10]);
+    let mut header = [0; VNET_HEADER_LEN];
+    header[0] = 1;
+    let is_long = len > 1514;
+    header[1] = u8::from(is_long);
+    let words = [54 * u16::from(is_long), 1000 * u16::from(is_long), 34, 16];
+    for (at, word) in words.iter().enumerate() {
+        header[2 + 2 * at..4 + 2 * at].copy_from_slice(&word.to_ne_bytes());
+    }
+    (bytes, Offload::decode(&header))
+}
+
+fn long_between_short(backend: Backend) {
+    let (client, director) = two_spaces();
+    let (_, mut tx) = client.enter(|| open(backend, &options("c0")).unwrap());
+    let (mut rx, _) = director.enter(|| open(backend, &options("d0")).unwrap());
+    let mut rng = Rng::new(3);
+    let mut number = 0;
+    // 1846 is the longest that fits a slot of the ring.
+    let edges = [
+        54, 60, 1514, 1845, 1846, 1847, 1848, 2048, 9000, 65_000, 65_535,
+    ];
+    for _ in 0..40 {
+        let count = 1 + rng.below(20) as usize;
+        let sent: Vec<_> = (0..count)
+            .map(|_| {
+                number += 1;
+                let (mut bytes, mut offload) = tcp_frame(number, edges[rng.below(11) as usize]);
+                if rng.chance(30) && bytes.len() < 65_000 {
+                    bytes.splice(12..12, [0x81, 0x00, 0x20, number as u8]);
+                    offload.shift(4);
+                }
+                (bytes, offload)
+            })
+            .collect();
+        let result = tx.send(&mut sent.iter().map(|(bytes, offload)| FrameView {
+            bytes,
+            offload: *offload,
+            raw_ip: false,
+        }));
+        assert_eq!((result.taken, result.refused), (count, 0));
+        let mut got = 0;
+        while got < count {
+            let came = rx.fill().unwrap();
+            if came == 0 {
+                await_frames(&mut *rx);
+            }
+            for index in 0..came {
+                let (bytes, offload) = &sent[got + index];
+                let view = rx.view(index);
+                assert_eq!(view.bytes.len(), bytes.len());
+                assert!(view.bytes == bytes, "frame {} differs", got + index);
+                assert_eq!(view.offload.is_gso(), offload.is_gso());
+                assert_eq!(view.offload.segment_len(), offload.segment_len());
+                assert!(view.offload.is_partial());
+                assert_eq!(view.offload.csum_start(), offload.csum_start());
+                assert_eq!(view.offload.csum_offset(), offload.csum_offset());
+            }
+            got += came;
+            rx.release();
+        }
+    }
+    assert_eq!(rx.fill(), Ok(0));
+    let counters = rx.counters();
+    assert_eq!(counters.received, u64::from(number));
+    assert_eq!((counters.overrun, counters.truncated), (0, 0));
+}
+
+#[test]
+fn ring_keeps_long_frames_whole_and_in_order() {
+    in_world(User::Same, || long_between_short(Backend::Packet));
+}
+
+#[test]
+fn mmsg_keeps_long_frames_whole_and_in_order() {
+    in_world(User::Same, || long_between_short(Backend::Mmsg));
+}
+
+/// An interface that cannot cut super-frames by itself: the kernel must.
+#[test]
+fn super_frames_leave_by_interfaces_that_cannot_cut_them() {
+    in_world(User::Same, || {
+        let (client, director) = two_spaces();
+        client.enter(|| set_tcp_segmentation("c0", false));
+        let (_, mut tx) = client.enter(|| open(Backend::Packet, &options("c0")).unwrap());
+        let (mut rx, _) = director.enter(|| open(Backend::Packet, &options("d0")).unwrap());
+        for number in [1, 2] {
+            let (bytes, offload) = tcp_frame(number, 54 + 5 * 1000);
+            let view = FrameView {
+                bytes: &bytes,
+                offload,
+                raw_ip: false,
+            };
+            assert_eq!(tx.send(&mut std::iter::once(view)).taken, 1);
+            let segments = receive(&mut *rx, 5);
+            for (index, segment) in segments.iter().enumerate() {
+                assert_eq!(segment.len(), 1054);
+                assert!(segment[54..] == bytes[54 + 1000 * index..][..1000]);
+            }
+        }
+    });
+}
+
+/// Frames that arrive while nobody takes them: what fits is delivered once and in order, what does
+/// not is counted.
+fn overflow(backend: Backend) {
+    let (client, director) = two_spaces();
+    let (_, mut tx) = client.enter(|| open(backend, &options("c0")).unwrap());
+    let mut small = options("d0");
+    small.receive_buffer_bytes = 200_000;
+    let (mut rx, _) = director.enter(|| open(backend, &small).unwrap());
+    let mut rng = Rng::new(5);
+    let (mut sent, mut got, mut last) = (0, 0, 0);
+    for _ in 0..50 {
+        let burst = 1 + rng.below(300) as u32;
+        for _ in 0..burst {
+            sent += 1;
+            let len = if rng.chance(10) { 30_000 } else { 100 };
+            let (bytes, offload) = tcp_frame(sent, len);
+            let view = FrameView {
+                bytes: &bytes,
+                offload,
+                raw_ip: false,
+            };
+            assert_eq!(tx.send(&mut std::iter::once(view)).taken, 1);
+        }
+        while got + rx.counters().overrun < u64::from(sent) {
+            let came = rx.fill().unwrap();
+            for index in 0..came {
+                let bytes = rx.view(index).bytes;
+                let number = u32::from_be_bytes(bytes[38..42].try_into().unwrap());
+                assert!(number > last, "{number} came after {last}");
+                last = number;
+                assert!(bytes == tcp_frame(number, bytes.len()).0);
+            }
+            got += came as u64;
+            rx.release();
+        }
+    }
+    let counters = rx.counters();
+    assert_eq!((counters.received, counters.truncated), (got, 0));
+    assert!(counters.overrun > 0, "the test did not overflow anything");
+    assert_eq!(counters.received + counters.overrun, u64::from(sent));
+}
+
+#[test]
+fn ring_counts_what_does_not_fit() {
+    in_world(User::Same, || overflow(Backend::Packet));
+}
+
+#[test]
+fn mmsg_counts_what_does_not_fit() {
+    in_world(User::Same, || overflow(Backend::Mmsg));
+}
+
+/// Two senders on two processors against one receiver: each one's frames come once and in order.
+fn race(backend: Backend) {
+    const FRAMES: u32 = 40_000;
+    let (client, director) = two_spaces();
+    let (mut rx, _) = director.enter(|| open(backend, &options("d0")).unwrap());
+    let send = |sender: u32| {
+        let (_, mut tx) = client.enter(|| open(backend, &options("c0")).unwrap());
+        let mut rng = Rng::new(u64::from(sender));
+        let mut taken = 0;
+        for number in 0..FRAMES / 8 {
+            let frames = [(); 8].map(|()| if rng.chance(5) { 20_000 } else { 60 });
+            let mut at = number * 8;
+            let frames = frames.map(|len| {
+                at += 1;
+                tcp_frame(sender << 24 | at, len)
+            });
+            let views = frames.iter().map(|(bytes, offload)| FrameView {
+                bytes,
+                offload: *offload,
+                raw_ip: false,
+            });
+            taken += tx.send(&mut views.into_iter()).taken as u64;
+        }
+        taken
+    };
+    let (mut last, mut got) = ([0; 2], 0);
+    std::thread::scope(|scope| {
+        let send = &send;
+        let mut senders = [0, 1].map(|sender| Some(scope.spawn(move || send(sender))));
+        let (mut sent, mut running) = (0, 2);
+        while running > 0 || got + rx.counters().overrun < sent {
+            for sender in &mut senders {
+                if sender.as_ref().is_some_and(|thread| thread.is_finished()) {
+                    sent += sender.take().unwrap().join().unwrap();
+                    running -= 1;
+                }
+            }
+            let came = rx.fill().unwrap();
+            for index in 0..came {
+                let bytes = rx.view(index).bytes;
+                let number = u32::from_be_bytes(bytes[38..42].try_into().unwrap());
+                let last = &mut last[(number >> 24) as usize];
+                assert!(number & 0xff_ffff > *last, "{number:x} came after {last:x}");
+                *last = number & 0xff_ffff;
+                assert!(bytes == tcp_frame(number, bytes.len()).0);
+            }
+            got += came as u64;
+            rx.release();
+        }
+        assert_eq!(got + rx.counters().overrun, sent);
+    });
+    let counters = rx.counters();
+    assert_eq!((counters.received, counters.truncated), (got, 0));
+    assert!(
+        got > u64::from(FRAMES / 10),
+        "hardly anything came: {counters:?}"
+    );
+}
+
+#[test]
+fn ring_keeps_order_under_fire() {
+    in_world(User::Same, || race(Backend::Packet));
+}
+
+#[test]
+fn mmsg_keeps_order_under_fire() {
+    in_world(User::Same, || race(Backend::Mmsg));
+}
+
+/// Hands frames from each side to the other until the bell rings; says how many super-frames went.
+fn patch(mut left: Halves, mut right: Halves, bell: &EventFd) -> u64 {
+    let fds = [
+        left.0.wait_fd().unwrap(),
+        right.0.wait_fd().unwrap(),
+        bell.fd(),
+    ];
+    let mut waiter = Waiter::new(fds);
+    let mut super_frames = 0;
+    loop {
+        let mut moved = 0;
+        for (rx, tx) in [(&mut left.0, &mut right.1), (&mut right.0, &mut left.1)] {
+            let came = rx.fill().unwrap();
+            let views = (0..came).map(|index| rx.view(index));
+            super_frames += views.clone().filter(|view| view.offload.is_gso()).count() as u64;
+            let sent = tx.send(&mut views.into_iter());
+            assert_eq!(sent.taken + sent.refused, came);
+            rx.release();
+            moved += came;
+        }
+        if moved == 0 {
+            if bell.drain() {
+                break;
+            }
+            waiter.wait(None).unwrap();
+        }
+    }
+    for rx in [&mut left.0, &mut right.0] {
+        let counters = rx.counters();
+        assert_eq!(counters.truncated, 0, "{counters:?}");
+    }
+    super_frames
+}
+
+/// A real TCP connection through two patched interfaces, with super-frames and unfinished sums.
+fn tcp_through(backend: Backend) {
+    const BYTES: usize = 64 << 20;
+    let (client, director) = two_spaces();
+    let server = Space::new();
+    veth(&director, "d1", &server, "s0");
+    client.enter(|| add_address("c0", Ipv4Addr::new(10, 0, 0, 1), 24));
+    server.enter(|| add_address("s0", Ipv4Addr::new(10, 0, 0, 2), 24));
+    let (left, right) = director.enter(|| {
+        let open = |name: &str| {
+            // It is a patch cable, so the addresses are those of the other ends.
+            let mut options = crate::nic::OpenOptions::new(name, crate::nic::Side::Public);
+            options.foreign_macs = true;
+            open(backend, &options).unwrap()
+        };
+        (open("d0"), open("d1"))
+    });
+    let bell = EventFd::new().unwrap();
+    let address = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 80);
+    let listener = server.enter(|| TcpListener::bind(address).unwrap());
+    std::thread::scope(|scope| {
+        let patch = scope.spawn(|| patch(left, right, &bell));
+        let sending = scope.spawn(|| {
+            client.come_in();
+            let mut stream = TcpStream::connect(address).unwrap();
+            let mut rng = Rng::new(1);
+            let mut block = vec![0; 1 << 16];
+            for _ in 0..BYTES >> 16 {
+                block.fill_with(|| rng.next_u64() as u8);
+                stream.write_all(&block).unwrap();
+            }
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut rng = Rng::new(1);
+        let mut block = vec![0; 1 << 16];
+        for _ in 0..BYTES >> 16 {
+            stream.read_exact(&mut block).unwrap();
+            assert!(block.iter().all(|byte| *byte == rng.next_u64() as u8));
+        }
+        assert_eq!(stream.read(&mut block).unwrap(), 0);
+        sending.join().unwrap();
+        bell.wake();
+        let super_frames = patch.join().unwrap();
+        assert!(super_frames > 100, "only {super_frames} super-frames");
+    });
+}
+
+#[test]
+fn ring_carries_tcp() {
+    in_world(User::Same, || tcp_through(Backend::Packet));
+}
+
+#[test]
+fn mmsg_carries_tcp() {
+    in_world(User::Same, || tcp_through(Backend::Mmsg));
+}
+
+#[test]
+fn ring_carries_tcp_for_an_ordinary_user() {
+    in_world(User::Nobody, || tcp_through(Backend::Packet));
+}
