@@ -15,6 +15,7 @@ pub mod conn;
 pub mod control;
 pub mod director;
 pub mod forward;
+pub mod lab;
 pub mod lvs;
 pub mod nic;
 pub mod rng;
