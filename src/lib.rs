@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 #![deny(unused, unsafe_op_in_unsafe_fn)]
 
+pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;

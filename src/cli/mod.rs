@@ -1,0 +1,3 @@
+//! Floor C: the words people type.
+
+pub mod lab;
