@@ -2,7 +2,7 @@
 //! machinery is the room `lab`; in here are the words people type and what they get to read.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -169,7 +169,7 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
     lab::check_machine(&topology)?;
     let mut lab = Lab::start(topology.clone(), words.run.name.as_deref())?;
     if !words.run.json {
-        show(&network(&lab));
+        print_network(&lab);
     }
     lab.start_director(&Director {
         nic: words.nic.name().to_string(),
@@ -187,7 +187,7 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
         document["workers"] = json!(words.workers);
         document["story"] = json!(seen.story);
         document["account"] = json!(seen.account);
-        show(&format!("{document:#}\n"));
+        println!("{document:#}");
     } else {
         let what = format!(
             "{} requests to http://{vip}/ by {}, nic {}, {} worker(s)",
@@ -196,12 +196,9 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
             words.nic.name(),
             words.workers,
         );
-        show(&outcome(&what, &topology, &report));
-        show(&section(
-            "The first connection, packet by packet",
-            &seen.story,
-        ));
-        show(&frames(&seen.account));
+        print_report(&what, &topology, &report);
+        print_lines("The first connection, packet by packet", &seen.story);
+        print_account(&seen.account);
     }
     finish(lab, &words.run, fine)
 }
@@ -210,7 +207,7 @@ fn route(words: &Run) -> io::Result<ExitCode> {
     let topology = Topology::nat(Path::Kernel);
     let mut lab = Lab::start(topology.clone(), words.name.as_deref())?;
     if !words.json {
-        show(&network(&lab));
+        print_network(&lab);
     }
     // The client plays the scheduler: a server of weight 2 is asked twice.
     let turns = |(_, address, weight): (&str, _, u32)| {
@@ -223,13 +220,13 @@ fn route(words: &Run) -> io::Result<ExitCode> {
         .collect();
     let report = lab.load(&load(words, targets))?;
     if words.json {
-        show(&format!("{:#}\n", document(&lab, &report)));
+        println!("{:#}", document(&lab, &report));
     } else {
         let what = format!(
             "{} requests to the real servers by their weights, routed by the kernel",
             words.requests
         );
-        show(&outcome(&what, &topology, &report));
+        print_report(&what, &topology, &report);
     }
     finish(lab, words, report.failed == 0)
 }
@@ -246,10 +243,19 @@ fn load(words: &Run, targets: Vec<SocketAddr>) -> Load {
 /// Leaves the lab up or takes it down, and gives the exit status.
 fn finish(lab: Lab, words: &Run, fine: bool) -> io::Result<ExitCode> {
     if words.keep {
-        let topology = lab.topology().clone();
+        let control = lab.control();
+        let director = lab.topology().path != Path::Kernel;
         let name = lab.keep()?;
         if !words.json {
-            show(&how_to_go_on(&name, &topology));
+            let program = std::env::current_exe().unwrap_or_else(|_| "ulvs".into());
+            let program = program.display();
+            println!("The lab {name} stays up. Go on with:");
+            if director {
+                println!("  {program} adm --control {} -L -n", control.display());
+            }
+            println!("  {program} lab exec --lab {name} client -- {program} lab fetch 1.2.3.1:80");
+            println!("  {program} lab exec --lab {name} rs1 -- sh");
+            println!("  {program} lab down {name}");
         }
     } else {
         lab.stop()?;
@@ -259,28 +265,6 @@ fn finish(lab: Lab, words: &Run, fine: bool) -> io::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-fn how_to_go_on(name: &str, topology: &Topology) -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| "ulvs".into());
-    let program = program.display();
-    let director = topology.path != Path::Kernel;
-    let server = topology
-        .real_servers()
-        .first()
-        .map(|(_, address, _)| *address);
-    let target = if director { Some(topology.vip) } else { server };
-    let target = SocketAddr::new(target.unwrap_or(topology.vip), topology.port);
-    let mut lines = vec![
-        format!("{program} lab exec --lab {name} client -- {program} lab fetch {target}"),
-        format!("{program} lab exec --lab {name} rs1 -- sh"),
-        format!("{program} lab down {name}"),
-    ];
-    if director {
-        let listing = format!("{program} lab exec --lab {name} director -- {program} adm -L -n");
-        lines.insert(0, listing);
-    }
-    section(&format!("The lab {name} stays up. Go on with:"), &lines)
 }
 
 /// What the director says when the requests are done.
@@ -322,46 +306,39 @@ fn document(lab: &Lab, report: &LoadReport) -> Value {
     })
 }
 
-fn network(lab: &Lab) -> String {
+fn print_network(lab: &Lab) {
     let users = if lab.own_users() {
         "network and user namespaces of its own"
     } else {
         "network namespaces of its own"
     };
-    let heading = format!("The lab {}, in {users}\n", lab.name());
-    section(&heading, &lab.topology().drawing())
+    println!("The lab {}, in {users}\n", lab.name());
+    for line in lab.topology().drawing() {
+        println!("  {line}");
+    }
+    println!();
 }
 
-/// A heading, lines under it, and an empty line.
-fn section(heading: &str, lines: &[String]) -> String {
-    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
-    format!("{heading}\n{lines}\n")
-}
-
-fn outcome(what: &str, topology: &Topology, report: &LoadReport) -> String {
+fn print_report(what: &str, topology: &Topology, report: &LoadReport) {
     let seconds = micros_as_s(report.took_us);
-    let heading = format!("{what}: {} failed, {seconds:.2} s\n", report.failed);
-    let errors = report.errors.iter();
-    let mut lines: Vec<String> = errors
-        .map(|(reason, n)| format!("{n} x {reason}"))
-        .collect();
+    println!("{what}: {} failed, {seconds:.2} s\n", report.failed);
+    for (reason, count) in &report.errors {
+        println!("  {count} x {reason}");
+    }
     let reals = topology.real_servers();
     let weights: u32 = reals.iter().map(|(_, _, weight)| weight).sum();
-    lines.push("server   address           weight     of all    served".to_string());
+    println!("  server   address           weight     of all    served");
     for (name, address, weight) in reals {
         let served = report.served.get(name).copied().unwrap_or(0);
         let share = f64::from(weight) * 100.0 / f64::from(weights.max(1));
-        lines.push(format!(
-            "{name:<8} {address:<16} {weight:>7}   {share:>6.1} %   {served:>7}"
-        ));
+        println!("  {name:<8} {address:<16} {weight:>7}   {share:>6.1} %   {served:>7}");
     }
-    let latency = format!(
-        "Latency: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms\n",
+    println!(
+        "\nLatency: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms\n",
         micros_as_s(report.p50_us) * 1e3,
         micros_as_s(report.p99_us) * 1e3,
         micros_as_s(report.max_us) * 1e3,
     );
-    format!("{}{latency}\n", section(&heading, &lines))
 }
 
 #[expect(
@@ -372,52 +349,41 @@ fn micros_as_s(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-fn frames(account: &AccountRow) -> String {
+fn print_lines(heading: &str, lines: &[String]) {
+    println!("{heading}");
+    for line in lines {
+        println!("  {line}");
+    }
+    println!();
+}
+
+fn print_account(account: &AccountRow) {
     let balances = if account.balances {
         "it balances"
     } else {
         "IT DOES NOT BALANCE"
     };
-    let mut lines = vec![format!(
-        "received {} = forwarded {} + answered {} + passed {} + held {} + dropped {}",
+    println!("The frame account: {balances}");
+    println!(
+        "  received {} = forwarded {} + answered {} + passed {} + held {} + dropped {}",
         account.received,
         account.forwarded,
         account.answered,
         account.passed,
         account.held,
         account.dropped,
-    )];
-    let drops = account.drops.iter();
-    lines.extend(drops.map(|(reason, count)| format!("dropped: {count} {reason}")));
-    let silent = account.silent.iter();
-    lines.extend(silent.map(|worker| format!("worker {worker} did not answer: not counted")));
-    lines.push(format!(
-        "made by the director itself: {}",
-        account.originated
-    ));
-    let row = |cells: [&str; 6]| {
-        let [name, received, overrun, truncated, sent, refused] = cells;
-        format!("{name:<8} {received:>10} {overrun:>10} {truncated:>10} {sent:>10} {refused:>10}")
-    };
-    lines.push(row([
-        "port",
-        "received",
-        "overrun",
-        "truncated",
-        "sent",
-        "refused",
-    ]));
-    for (name, counts) in &account.ports {
-        let [a, b, c, d, e] = counts.map(|count| count.to_string());
-        lines.push(row([name, &a, &b, &c, &d, &e]));
+    );
+    for (reason, count) in &account.drops {
+        println!("  dropped: {count} {reason}");
     }
-    section(&format!("The frame account: {balances}"), &lines)
-}
-
-/// Shows a text. A reader who has gone away (`| head`) is no reason to end otherwise.
-fn show(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    println!("  made by the director itself: {}", account.originated);
+    println!("  port       received    overrun  truncated       sent    refused");
+    for (name, [received, overrun, truncated, sent, refused]) in &account.ports {
+        println!(
+            "  {name:<8} {received:>10} {overrun:>10} {truncated:>10} {sent:>10} {refused:>10}"
+        );
+    }
+    println!();
 }
 
 fn list(as_json: bool) -> io::Result<ExitCode> {
@@ -431,24 +397,19 @@ fn list(as_json: bool) -> io::Result<ExitCode> {
             json!({ "name": lab.name(), "alive": lab.alive, "hosts": hosts(lab),
                     "folder": lab.folder })
         };
-        let document = labs.iter().map(entry).collect::<Value>();
-        show(&format!("{document:#}\n"));
+        println!("{:#}", labs.iter().map(entry).collect::<Value>());
         return Ok(ExitCode::SUCCESS);
     }
     for lab in &labs {
-        if lab.alive {
-            show(&section(
-                &format!("{} is up", lab.name()),
-                &[
-                    format!("hosts   {}", hosts(lab).join(" ")),
-                    format!("folder  {}", lab.folder.display()),
-                ],
-            ));
+        let state = if lab.alive {
+            "up"
         } else {
-            let name = lab.name();
-            show(&format!(
-                "{name} is dead; `ulvs lab down` removes what is left\n"
-            ));
+            "dead; `ulvs lab down` removes what is left"
+        };
+        println!("{:<12} {state}", lab.name());
+        if lab.alive {
+            println!("  hosts   {}", hosts(lab).join(" "));
+            println!("  folder  {}", lab.folder.display());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -456,7 +417,7 @@ fn list(as_json: bool) -> io::Result<ExitCode> {
 
 fn down(name: Option<&str>) -> io::Result<ExitCode> {
     for name in cleanup::down(name)? {
-        show(&format!("{name} is gone\n"));
+        println!("{name} is gone");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -36,6 +36,7 @@ pub struct Index {
     swept: usize,
     /// The slots from before the last growth, given back a few at a time.
     retiring: Vec<Slot>,
+    remembers: bool,
 }
 
 const OUT: u64 = 1;
@@ -45,8 +46,10 @@ fn tag_of(hash: u64, direction: Direction) -> u64 {
 }
 
 impl Index {
-    /// An index that grows to at most `slots_max` slots (rounded up to a power of two).
+    /// An index that grows to at most `slots_max` slots (rounded up to a power of two); 0 makes one
+    /// that remembers nothing.
     pub fn new(slots_max: usize) -> Index {
+        let remembers = slots_max != 0;
         let slots_max = slots_max.max(SLOTS_MIN).next_power_of_two();
         let slots = vec![Slot::default(); SLOTS_MIN];
         Index {
@@ -55,6 +58,7 @@ impl Index {
             slots_max,
             swept: 0,
             retiring: Vec::new(),
+            remembers,
         }
     }
 
@@ -103,6 +107,9 @@ impl Index {
     /// Remembers a connection under the tuple it was found by. A full neighbourhood forgets the home
     /// slot's entry.
     pub fn remember(&mut self, hash: u64, direction: Direction, conn: &Arc<Conn>) {
+        if !self.remembers {
+            return;
+        }
         if self.used * 4 >= self.slots.len() * 3 && self.slots.len() < self.slots_max {
             self.grow();
         }

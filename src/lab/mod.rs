@@ -33,8 +33,6 @@ const DIRECTOR_TIMEOUT: Duration = Duration::from_secs(25);
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the director may take to answer a question.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Name of the director's control socket in the lab's folder.
-const CONTROL: &str = "control";
 /// Longest answer of a keeper.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Longest path of a Unix socket, with its zero byte: unix(7).
@@ -129,7 +127,7 @@ impl Lab {
 
     /// Where the director's control socket is.
     pub fn control(&self) -> PathBuf {
-        self.claim().folder.join(CONTROL)
+        self.claim().folder.join("control")
     }
 
     /// Writes the director's configuration, starts it, and waits until frames flow.
