@@ -2,4 +2,6 @@
 
 mod frame_tests;
 mod long_tests;
+mod stream_tests;
+mod tun_tests;
 mod world_tests;
