@@ -108,6 +108,7 @@ struct Part {
     account: Account,
     /// Counters per port: received, overrun, truncated, sent, refused.
     ports: Vec<[u64; 5]>,
+    /// Of several workers' stories, the first that came.
     story: Vec<String>,
 }
 
@@ -117,7 +118,9 @@ impl Part {
         let sums = self.ports.iter_mut().flatten();
         sums.zip(other.ports.iter().flatten())
             .for_each(|(sum, more)| *sum += more);
-        self.story.extend_from_slice(&other.story);
+        if self.story.is_empty() {
+            self.story.clone_from(&other.story);
+        }
     }
 }
 

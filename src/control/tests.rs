@@ -314,7 +314,7 @@ fn the_account_is_the_sum_over_workers_and_says_who_was_silent() {
     );
     assert_eq!(whole.drops, [("no-route".to_string(), 2)]);
     assert!(whole.silent.is_empty() && whole.ports[1].0 == "eth1");
-    assert_eq!(whole.story, ["#1", "#1"]);
+    assert_eq!(whole.story, ["#1"], "one is told, not one of each worker");
 
     room.ask(Request::Ask(Query::Account));
     room.report(1, told(2));

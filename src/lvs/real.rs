@@ -169,14 +169,13 @@ impl RealLive {
         }
     }
 
-    /// The operator edited the limits. As recorded from Linux 6.1: an upper limit of 0 or a higher one
-    /// than before clears the flag; otherwise an edit leaves it as it is, and never sets it.
+    /// The operator edited the limits (`__ip_vs_update_dest`): at or above upper is overloaded, below
+    /// lower is not, between them nothing changes.
     pub fn set_thresholds(&self, limits: Thresholds) {
-        let old = self.upper.swap(limits.upper, Relaxed);
+        self.upper.store(limits.upper, Relaxed);
         self.lower.store(limits.lower, Relaxed);
-        if limits.upper == 0 || limits.upper > old {
-            self.overloaded.store(false, Relaxed);
-        }
+        self.mark_if_overloaded();
+        self.clear_if_recovered();
     }
 }
 

@@ -2,7 +2,4 @@
 
 mod frame_tests;
 mod long_tests;
-mod steer_tests;
-mod stream_tests;
-mod tun_tests;
 mod world_tests;
