@@ -10,12 +10,14 @@
 #![warn(missing_docs)]
 #![deny(unused, unsafe_op_in_unsafe_fn)]
 
+pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
 pub mod daemon;
 pub mod director;
 pub mod forward;
+pub mod lab;
 pub mod lvs;
 pub mod nic;
 pub mod rng;

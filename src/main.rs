@@ -1,2 +1,67 @@
-//! main
-fn main() {}
+//! The one binary: picks a program by its own name or by the first word.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use ulvs::cli::adm::{self, Outcome};
+use ulvs::cli::names::SystemNames;
+use ulvs::cli::options::{Program, RunArgs, program_of};
+use ulvs::cli::{lab, run};
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let argv: Vec<String> = words
+        .iter()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let called = argv.first().map_or("", String::as_str);
+    match called.rsplit('/').next().unwrap_or("") {
+        "ipvsadm" => print(&adm::run(&argv, &SystemNames::load())),
+        "ipvsadm-save" => print(&adm::run_save(&argv, &SystemNames::load())),
+        "ipvsadm-restore" => print(&adm::run_restore(&SystemNames::load())),
+        _ => by_first_word(&words, &argv),
+    }
+}
+
+/// `adm` and `lab` read their own words, `--` included; all others are read in one place.
+fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
+    match argv.get(1).map(String::as_str) {
+        Some("adm") => ipvsadm(&argv[2..]),
+        Some("lab") => lab::run(words[2..].to_vec()),
+        _ => match program_of(argv) {
+            Program::Run(args) => start(&args),
+            Program::Adm { words } => ipvsadm(&words),
+            Program::Lab { words } => lab::run(words),
+        },
+    }
+}
+
+fn ipvsadm(words: &[String]) -> ExitCode {
+    let mut argv = vec!["ulvs adm".to_string()];
+    argv.extend_from_slice(words);
+    print(&adm::run(&argv, &SystemNames::load()))
+}
+
+fn start(args: &RunArgs) -> ExitCode {
+    match run::load(args, &SystemNames::load()) {
+        Ok(config) if args.check => {
+            println!("{}", run::summary(&config));
+            ExitCode::SUCCESS
+        }
+        Ok(_) => fail("the director itself is not part of this build yet; --check is"),
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("ulvs: {}", message.trim_end());
+    ExitCode::FAILURE
+}
+
+/// Prints what a call said. A reader that has gone away is no error of ours.
+fn print(outcome: &Outcome) -> ExitCode {
+    let _ = std::io::stdout().write_all(outcome.stdout.as_bytes());
+    let _ = std::io::stderr().write_all(outcome.stderr.as_bytes());
+    ExitCode::from(outcome.status)
+}

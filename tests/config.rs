@@ -1,48 +1,15 @@
 //! The languages people write in, against what was recorded and against files that are wrong on
 //! purpose: `tests/golden/cli` (ipvsadm's own answers).
 
+mod recorded;
+
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use recorded::Recorded;
 use serde_json::Value;
 use ulvs::config::command::Refusal;
 use ulvs::config::ipvsadm;
-use ulvs::config::words::Resolver;
-use ulvs::lvs::Protocol;
-
-/// The names that the recordings use.
-struct Recorded;
-
-const SERVICES: [(&str, u16, Protocol); 6] = [
-    ("http", 80, Protocol::TCP),
-    ("https", 443, Protocol::TCP),
-    ("domain", 53, Protocol::TCP),
-    ("domain", 53, Protocol::UDP),
-    ("kerberos", 88, Protocol::TCP),
-    ("mdns", 5353, Protocol::UDP),
-];
-
-impl Resolver for Recorded {
-    fn address_of(&self, host: &str) -> Option<Ipv4Addr> {
-        (host == "localhost").then_some(Ipv4Addr::LOCALHOST)
-    }
-    fn port_of(&self, service: &str, protocol: Protocol) -> Option<u16> {
-        let row = SERVICES
-            .iter()
-            .find(|row| (row.0, row.2) == (service, protocol));
-        row.map(|row| row.1)
-    }
-    fn host_of(&self, address: IpAddr) -> Option<String> {
-        (address == IpAddr::V4(Ipv4Addr::LOCALHOST)).then(|| "localhost".to_string())
-    }
-    fn service_of(&self, port: u16, protocol: Protocol) -> Option<String> {
-        let row = SERVICES
-            .iter()
-            .find(|row| (row.1, row.2) == (port, protocol));
-        row.map(|row| row.0.to_string())
-    }
-}
 
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));

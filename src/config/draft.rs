@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::ipvsadm::{Complaint, NAME_BYTES_MAX, PERSISTENCE_DEFAULT_S, TIMEOUT_MAX_S, wrong};
 use super::options::{Opt, SUBJECTS};
-use super::words::{HostPort, Resolver, host_port, loose_ipv4, number};
+use super::words::{HostPort, Resolver, cut, host_port, loose_ipv4, number};
 use crate::lvs::{
     Endpoint, Family, ForwardMethod, Netmask, Persistence, Protocol, ServiceFlags, Thresholds,
     Timeouts, TunnelChecksum,
@@ -108,9 +108,9 @@ impl Draft {
 
     /// Options whose value cannot be wrong.
     fn take_plain(&mut self, opt: Opt, text: &str) {
-        let name = || Some(cut(text)).filter(|name| !name.is_empty());
+        let name = || Some(named(text)).filter(|name| !name.is_empty());
         match opt {
-            Opt::Scheduler => self.scheduler = cut(text),
+            Opt::Scheduler => self.scheduler = named(text),
             Opt::Engine => self.engine = name(),
             Opt::SchedFlags => self.flags_text = text.to_string(),
             Opt::Ops => self.flags |= ServiceFlags::ONE_PACKET,
@@ -283,11 +283,6 @@ fn multicast(text: &str) -> Result<IpAddr, String> {
     group.ok_or_else(|| format!("invalid {family} mcast-group `{text}'"))
 }
 
-/// The first bytes of a name, as strncpy(3) keeps them.
-fn cut(text: &str) -> String {
-    let mut end = text.len().min(NAME_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_string()
+fn named(text: &str) -> String {
+    cut(text, NAME_BYTES_MAX).to_string()
 }

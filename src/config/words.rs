@@ -150,6 +150,18 @@ pub fn address_text(address: IpAddr) -> String {
     }
 }
 
+/// What ipvsadm keeps of an IPv4 name with its port, in bytes.
+const ENDPOINT_BYTES_MAX: usize = 59;
+
+/// The first bytes of a text, as C keeps them in a buffer; never half a letter.
+pub fn cut(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// `host:port` or `[host]:port`, with names where `names` has them; port 0 stays `0`.
 pub fn endpoint_text(
     address: IpAddr,
@@ -164,7 +176,7 @@ pub fn endpoint_text(
         .flatten();
     let service = service.unwrap_or_else(|| port.to_string());
     match address {
-        IpAddr::V4(_) => format!("{host}:{service}"),
+        IpAddr::V4(_) => cut(&format!("{host}:{service}"), ENDPOINT_BYTES_MAX).to_string(),
         IpAddr::V6(_) => format!("[{host}]:{service}"),
     }
 }

@@ -3,7 +3,8 @@
 //! locked, and a batch's slots can be warmed before they are needed.
 //!
 //! It is a cache: whatever is missing is found in the table and put here. So it may forget at any
-//! time, and growing needs no rehash.
+//! time. It grows without a pause: the old slots are still searched while they move over, some in each
+//! breath.
 
 use std::sync::Arc;
 
@@ -17,8 +18,9 @@ const SLOTS_MIN: usize = 1 << 12;
 const PROBES_MAX: usize = 16;
 /// Slots looked at in one sweep, to let go of entries that left the table.
 const SWEEP: usize = 64;
-/// Old slots given back in one sweep after a growth.
-const RETIRE: usize = 4096;
+/// Old slots moved over in one sweep after a growth: half a million sweeps a second are easily had, so
+/// even the largest index has moved before it can fill up again.
+const MOVE: usize = 256;
 
 #[derive(Clone, Debug, Default)]
 struct Slot {
@@ -34,8 +36,11 @@ pub struct Index {
     used: usize,
     slots_max: usize,
     swept: usize,
-    /// The slots from before the last growth, given back a few at a time.
-    retiring: Vec<Slot>,
+    /// What has not moved yet since the last growth; it moves from the end. `old_mask` is its mask
+    /// when it was whole.
+    old: Vec<Slot>,
+    old_mask: usize,
+    remembers: bool,
 }
 
 const OUT: u64 = 1;
@@ -44,9 +49,44 @@ fn tag_of(hash: u64, direction: Direction) -> u64 {
     hash & !OUT | u64::from(direction == Direction::Out)
 }
 
+/// The upper half of the hash: the table's shards use other bits of another hash.
+fn home(hash: u64, mask: usize) -> usize {
+    (hash >> 32) as usize & mask
+}
+
+/// Searches slots whose home is found with `mask`; those beyond the end have moved away.
+fn find_in<'s>(
+    slots: &'s [Slot],
+    mask: usize,
+    hash: u64,
+    tuple: &Tuple,
+) -> Option<(&'s Arc<Conn>, Direction)> {
+    let home = home(hash, mask);
+    for probe in 0..PROBES_MAX {
+        let Some(slot) = slots.get((home + probe) & mask) else {
+            continue;
+        };
+        let conn = slot.conn.as_ref()?;
+        if (slot.tag ^ hash) & !OUT != 0 {
+            continue;
+        }
+        let direction = if slot.tag & OUT != 0 {
+            Direction::Out
+        } else {
+            Direction::In
+        };
+        if conn.tuple(direction) == *tuple && !conn.is_gone() {
+            return Some((conn, direction));
+        }
+    }
+    None
+}
+
 impl Index {
-    /// An index that grows to at most `slots_max` slots (rounded up to a power of two).
+    /// An index that grows to at most `slots_max` slots (rounded up to a power of two); 0 makes one
+    /// that remembers nothing.
     pub fn new(slots_max: usize) -> Index {
+        let remembers = slots_max != 0;
         let slots_max = slots_max.max(SLOTS_MIN).next_power_of_two();
         let slots = vec![Slot::default(); SLOTS_MIN];
         Index {
@@ -54,13 +94,14 @@ impl Index {
             used: 0,
             slots_max,
             swept: 0,
-            retiring: Vec::new(),
+            old: Vec::new(),
+            old_mask: 0,
+            remembers,
         }
     }
 
     fn home(&self, hash: u64) -> usize {
-        // The upper half: the table's shards use the lower bits of their own hash.
-        (hash >> 32) as usize & (self.slots.len() - 1)
+        home(hash, self.slots.len() - 1)
     }
 
     /// Loads the home slot of a hash, so that the misses of a batch overlap.
@@ -81,33 +122,27 @@ impl Index {
 
     /// The connection of a packet and its direction.
     pub fn find(&self, hash: u64, tuple: &Tuple) -> Option<(&Arc<Conn>, Direction)> {
-        let (home, mask) = (self.home(hash), self.slots.len() - 1);
-        for probe in 0..PROBES_MAX {
-            let slot = &self.slots[(home + probe) & mask];
-            let conn = slot.conn.as_ref()?;
-            if (slot.tag ^ hash) & !OUT != 0 {
-                continue;
-            }
-            let direction = if slot.tag & OUT != 0 {
-                Direction::Out
-            } else {
-                Direction::In
-            };
-            if conn.tuple(direction) == *tuple && !conn.is_gone() {
-                return Some((conn, direction));
-            }
+        let found = find_in(&self.slots, self.slots.len() - 1, hash, tuple);
+        if found.is_none() && !self.old.is_empty() {
+            return find_in(&self.old, self.old_mask, hash, tuple);
         }
-        None
+        found
     }
 
     /// Remembers a connection under the tuple it was found by. A full neighbourhood forgets the home
     /// slot's entry.
     pub fn remember(&mut self, hash: u64, direction: Direction, conn: &Arc<Conn>) {
+        if !self.remembers {
+            return;
+        }
         if self.used * 4 >= self.slots.len() * 3 && self.slots.len() < self.slots_max {
             self.grow();
         }
-        let (home, mask) = (self.home(hash), self.slots.len() - 1);
-        let tag = tag_of(hash, direction);
+        self.put(tag_of(hash, direction), Arc::clone(conn));
+    }
+
+    fn put(&mut self, tag: u64, conn: Arc<Conn>) {
+        let (home, mask) = (self.home(tag), self.slots.len() - 1);
         let mut at = home;
         for probe in 0..PROBES_MAX {
             let here = (home + probe) & mask;
@@ -126,27 +161,34 @@ impl Index {
         self.used += usize::from(self.slots[at].conn.is_none());
         self.slots[at] = Slot {
             tag,
-            conn: Some(Arc::clone(conn)),
+            conn: Some(conn),
         };
     }
 
-    /// Twice the slots, and empty: what is still in use comes back from the table.
+    /// Twice the slots. What is still to move from the growth before is let go: it comes back from the
+    /// table.
     fn grow(&mut self) {
         let slots = vec![Slot::default(); self.slots.len() * 2];
-        self.retiring = std::mem::replace(&mut self.slots, slots);
+        self.old_mask = self.slots.len() - 1;
+        self.old = std::mem::replace(&mut self.slots, slots);
         self.used = 0;
         self.swept = 0;
     }
 
-    /// Lets go of some entries that left the table. An emptied slot may hide the ones probed behind
-    /// it until they are found in the table again; it is a cache.
+    /// Moves some slots over after a growth, and lets go of some entries that left the table. An
+    /// emptied slot may hide the ones probed behind it until they are found in the table again; it is
+    /// a cache.
     pub fn sweep(&mut self) {
-        if !self.retiring.is_empty() {
-            self.retiring
-                .truncate(self.retiring.len().saturating_sub(RETIRE));
-            if self.retiring.is_empty() {
-                self.retiring = Vec::new();
+        for _ in 0..MOVE.min(self.old.len()) {
+            let Some(Slot { tag, conn }) = self.old.pop() else {
+                break;
+            };
+            if let Some(conn) = conn.filter(|conn| !conn.is_gone()) {
+                self.put(tag, conn);
             }
+        }
+        if self.old.is_empty() && self.old.capacity() != 0 {
+            self.old = Vec::new();
         }
         if self.used == 0 {
             return;

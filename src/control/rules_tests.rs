@@ -342,7 +342,7 @@ fn the_trash_forgets_a_server_that_nobody_holds_for_two_minutes() {
 }
 
 #[test]
-fn thresholds_come_into_force_at_once() {
+fn an_edit_of_thresholds_may_clear_the_flag_and_never_sets_it() {
     let mut room = Room::new(1);
     room.run(add_web("rr"));
     room.run(add("192.168.1.11", 1));
@@ -360,6 +360,12 @@ fn thresholds_come_into_force_at_once() {
         }
     };
     room.run(limit(4, 2));
+    assert!(
+        !live.overloaded.load(Relaxed),
+        "the next connection sets it"
+    );
+    live.mark_if_overloaded();
+    room.run(limit(3, 2));
     assert!(live.overloaded.load(Relaxed));
     room.run(limit(20, 10));
     assert!(!live.overloaded.load(Relaxed));

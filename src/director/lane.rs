@@ -57,10 +57,8 @@ impl Lane {
         seed: u64,
         now: Instant,
     ) -> Lane {
-        let mut rng = Rng::new(seed ^ worker as u64);
+        let rng = Rng::new(seed ^ worker as u64);
         let limits = snapshot.limits;
-        // Two directions at most for each entry, and a quarter of the slots stays free.
-        let slots_max = (limits.conn_entries_max as usize).saturating_mul(3);
         let own = Own {
             worker,
             wheel: Wheel::new(now),
@@ -68,13 +66,13 @@ impl Lane {
             outbox: Outbox::new(limits.answers_per_breath_max as usize),
             held: VecDeque::new(),
             neighbours,
-            cache: NeighbourCache::new(limits.neigh_entries_max as usize, rng.next_u64()),
+            cache: NeighbourCache::new(limits.neigh_entries_max as usize),
             notes: Vec::new(),
             rng,
             snapshot,
         };
         Lane {
-            index: Index::new(slots_max),
+            index: Index::new(limits.index_slots_max as usize),
             own,
         }
     }

@@ -54,6 +54,13 @@ pub struct Prepared {
     has_tuple: bool,
 }
 
+impl Prepared {
+    /// Where things lie in the frame.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+}
+
 /// Everything that is known of one frame on its way through the director.
 pub struct Passage<'a, 'f, P: Probe> {
     /// The packet.
@@ -90,17 +97,21 @@ impl Director {
                 };
             }
         };
-        let mut prepared = Prepared {
-            layout,
-            ..Prepared::default()
-        };
         let balanced = Protocol(layout.protocol).is_balanced();
-        if balanced && layout.transport && layout.fragment == Fragment::Whole {
-            prepared.tuple = tuple_of(bytes, &layout);
-            prepared.hash = prepared.tuple.hash(self.table.seed());
-            prepared.has_tuple = true;
+        let has_tuple = balanced && layout.transport && layout.fragment == Fragment::Whole;
+        let tuple = if has_tuple {
+            tuple_of(bytes, &layout)
+        } else {
+            Tuple::default()
+        };
+        let hash = tuple.hash(self.table.seed());
+        Prepared {
+            layout,
+            malformed: None,
+            tuple,
+            hash,
+            has_tuple,
         }
-        prepared
     }
 
     /// The life of a packet. The verdict is booked in the lane's account by the caller.

@@ -2,13 +2,12 @@
 //! every question and answer we hear, and ask when we need somebody (RFC 826; the times are those of
 //! Linux, `neighbour.c`, rounded).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
-use foldhash::fast::FixedState;
-
+use crate::lvs::tuple::{PackedAddress, pack};
 use crate::time::{Duration, Instant};
 use crate::wire::Mac;
 
@@ -171,39 +170,78 @@ fn forget_oldest(known: &mut BTreeMap<(usize, IpAddr), Known>) {
     }
 }
 
-/// One worker's memory of look-ups, so that the packet path takes no lock.
+/// Neighbours of one set of the memory; a fifth takes the place of the first.
+const WAYS: usize = 4;
+
+/// One worker's memory of look-ups, so that the packet path takes no lock. Four ways to a set: a fifth
+/// neighbour of a set pushes one out, which is then looked up again.
 #[derive(Debug)]
 pub struct NeighbourCache {
-    answers: HashMap<(usize, IpAddr), (Mac, Instant), FixedState>,
+    sets: Vec<[Remembered; WAYS]>,
+    next: usize,
     generation: u64,
-    entries_max: usize,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    address: PackedAddress,
+    port: u32,
+    mac: Mac,
+    until: Instant,
+}
+
+const NOBODY: Remembered = Remembered {
+    address: [0; 2],
+    port: u32::MAX,
+    mac: Mac([0; 6]),
+    until: Instant::ZERO,
+};
+
 impl NeighbourCache {
-    /// An empty memory of at most `entries_max` neighbours.
-    pub fn new(entries_max: usize, seed: u64) -> NeighbourCache {
-        let answers = HashMap::with_hasher(FixedState::with_seed(seed));
+    /// An empty memory of about `entries_max` neighbours.
+    pub fn new(entries_max: usize) -> NeighbourCache {
+        let sets = (entries_max / WAYS).max(1).next_power_of_two();
         NeighbourCache {
-            answers,
+            sets: vec![[NOBODY; WAYS]; sets],
+            next: 0,
             generation: 0,
-            entries_max: entries_max.max(1),
         }
+    }
+
+    fn set_of(&self, address: PackedAddress) -> usize {
+        let mixed = (address[0] ^ address[1]).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 40) as usize & (self.sets.len() - 1)
     }
 
     /// The MAC address of `address` on `port`, if it is known and fresh.
     pub fn get(&self, port: usize, address: IpAddr, now: Instant) -> Option<Mac> {
-        let (mac, until) = self.answers.get(&(port, address))?;
-        (now < *until).then_some(*mac)
+        let address = pack(address);
+        let set = &self.sets[self.set_of(address)];
+        let wanted = |way: &&Remembered| way.address == address && way.port == port as u32;
+        set.iter()
+            .find(wanted)
+            .filter(|way| now < way.until)
+            .map(|way| way.mac)
     }
 
     /// Remembers an answer.
     pub fn put(&mut self, port: usize, address: IpAddr, answer: &Answer) {
         let Some(mac) = answer.mac else { return };
-        if self.answers.len() >= self.entries_max {
-            self.answers.clear();
-        }
-        self.answers
-            .insert((port, address), (mac, answer.fresh_until));
+        let (address, port) = (pack(address), port as u32);
+        let set = self.set_of(address);
+        let ways = &mut self.sets[set];
+        let mine = ways
+            .iter()
+            .position(|way| way.address == address && way.port == port);
+        let free = || ways.iter().position(|way| way.port == u32::MAX);
+        let at = mine.or_else(free).unwrap_or(self.next % WAYS);
+        self.next = self.next.wrapping_add(1);
+        ways[at] = Remembered {
+            address,
+            port,
+            mac,
+            until: answer.fresh_until,
+        };
     }
 
     /// Forgets everything if somebody learned something meanwhile; says if so.
@@ -212,7 +250,7 @@ impl NeighbourCache {
         let changed = generation != self.generation;
         if changed {
             self.generation = generation;
-            self.answers.clear();
+            self.sets.fill([NOBODY; WAYS]);
         }
         changed
     }

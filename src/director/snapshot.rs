@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use foldhash::fast::FixedState;
 
+use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
-    Flow, Limits, Protocol, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
+    Family, Flow, Limits, Protocol, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -95,8 +96,59 @@ pub struct Snapshot {
     by_key: HashMap<ServiceKey, usize, FixedState>,
     vips: HashMap<IpAddr, (), FixedState>,
     own: HashMap<IpAddr, usize, FixedState>,
+    /// All ports' routes, the longest prefix first.
+    routes: Vec<Route>,
     has_ftp: bool,
     has_port_zero: bool,
+}
+
+/// A route as the packet path walks it.
+#[derive(Debug)]
+struct Route {
+    family: Family,
+    net: PackedAddress,
+    mask: PackedAddress,
+    port: usize,
+    gateway: Option<IpAddr>,
+}
+
+impl Route {
+    fn new(port: usize, prefix: IpAddr, len: u8, gateway: Option<IpAddr>) -> Route {
+        let bits = u128::MAX
+            .checked_shl(128 - u32::from(len.min(128)))
+            .unwrap_or(0);
+        let mask = match prefix {
+            IpAddr::V4(_) => [0, (bits >> 96) as u64],
+            IpAddr::V6(_) => [(bits >> 64) as u64, bits as u64],
+        };
+        let prefix_words = pack(prefix);
+        let net = [prefix_words[0] & mask[0], prefix_words[1] & mask[1]];
+        Route {
+            family: Family::of(prefix),
+            net,
+            mask,
+            port,
+            gateway,
+        }
+    }
+
+    fn covers(&self, family: Family, address: PackedAddress) -> bool {
+        let differs =
+            (address[0] & self.mask[0] ^ self.net[0]) | (address[1] & self.mask[1] ^ self.net[1]);
+        differs == 0 && family == self.family
+    }
+}
+
+/// The routes of all ports: of two that match, the one that comes first is taken.
+fn routes_of(ports: &[Port]) -> Vec<Route> {
+    let mut routes: Vec<(u8, Route)> = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        for (prefix, len, gateway) in &port.routes {
+            routes.push((*len, Route::new(index, *prefix, *len, *gateway)));
+        }
+    }
+    routes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+    routes.into_iter().map(|(_, route)| route).collect()
 }
 
 /// What a snapshot is made of; `Snapshot::new` builds the look-up tables.
@@ -145,6 +197,7 @@ impl Snapshot {
             }
         }
         Snapshot {
+            routes: routes_of(&parts.ports),
             id: parts.id,
             role: parts.role,
             services: parts.services,
@@ -228,34 +281,11 @@ impl Snapshot {
 
     /// The port and next hop for `target`: the longest matching prefix of all ports.
     pub fn route_to(&self, target: IpAddr) -> Option<(usize, IpAddr)> {
-        let mut best: Option<(u8, usize, IpAddr)> = None;
-        for (index, port) in self.ports.iter().enumerate() {
-            for (prefix, len, gateway) in &port.routes {
-                let better = best.is_none_or(|(best_len, ..)| *len > best_len);
-                if better && covers(*prefix, *len, target) {
-                    best = Some((*len, index, gateway.unwrap_or(target)));
-                }
-            }
-        }
-        best.map(|(_, index, next_hop)| (index, next_hop))
-    }
-}
-
-/// Does `prefix/len` hold `address`? Never across families.
-pub fn covers(prefix: IpAddr, len: u8, address: IpAddr) -> bool {
-    match (prefix, address) {
-        (IpAddr::V4(prefix), IpAddr::V4(address)) => {
-            let mask = u32::MAX
-                .checked_shl(32 - u32::from(len.min(32)))
-                .unwrap_or(0);
-            (u32::from(prefix) ^ u32::from(address)) & mask == 0
-        }
-        (IpAddr::V6(prefix), IpAddr::V6(address)) => {
-            let mask = u128::MAX
-                .checked_shl(128 - u32::from(len.min(128)))
-                .unwrap_or(0);
-            (u128::from(prefix) ^ u128::from(address)) & mask == 0
-        }
-        _ => false,
+        let (family, packed) = (Family::of(target), pack(target));
+        let route = self
+            .routes
+            .iter()
+            .find(|route| route.covers(family, packed))?;
+        Some((route.port, route.gateway.unwrap_or(target)))
     }
 }

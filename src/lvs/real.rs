@@ -169,13 +169,14 @@ impl RealLive {
         }
     }
 
-    /// The operator edited the limits (`__ip_vs_update_dest`): at or above upper is overloaded, below
-    /// lower is not, between them nothing changes.
+    /// The operator edited the limits. As recorded from Linux 6.1: an upper limit of 0 or a higher one
+    /// than before clears the flag; otherwise an edit leaves it as it is, and never sets it.
     pub fn set_thresholds(&self, limits: Thresholds) {
-        self.upper.store(limits.upper, Relaxed);
+        let old = self.upper.swap(limits.upper, Relaxed);
         self.lower.store(limits.lower, Relaxed);
-        self.mark_if_overloaded();
-        self.clear_if_recovered();
+        if limits.upper == 0 || limits.upper > old {
+            self.overloaded.store(false, Relaxed);
+        }
     }
 }
 

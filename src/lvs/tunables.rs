@@ -67,6 +67,9 @@ impl Default for Tunables {
 pub struct Limits {
     /// Entries of the connection table, all workers together. 4 Mi entries need about 1 GiB.
     pub conn_entries_max: u32,
+    /// Slots of each worker's own index in front of the table, two for each connection it sees in both
+    /// directions, 16 bytes each; 0 asks the table alone for every packet.
+    pub index_slots_max: u32,
     /// Frames that wait for a neighbour's MAC address, per worker.
     pub neigh_held_frames_max: u32,
     /// Neighbours known at once.
@@ -81,9 +84,10 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             conn_entries_max: 4 << 20,
+            index_slots_max: 16 << 20,
             neigh_held_frames_max: 64,
             neigh_entries_max: 4096,
-            wheel_pops_per_breath_max: 4096,
+            wheel_pops_per_breath_max: 512,
             answers_per_breath_max: 256,
         }
     }

@@ -119,6 +119,7 @@ impl From<Flow> for Tuple {
 }
 
 /// Packs an address.
+#[inline]
 pub const fn pack(address: IpAddr) -> PackedAddress {
     match address {
         IpAddr::V4(address) => [0, address.to_bits() as u64],
@@ -130,6 +131,7 @@ pub const fn pack(address: IpAddr) -> PackedAddress {
 }
 
 /// Unpacks an address of a known family.
+#[inline]
 pub const fn unpack(family: Family, packed: PackedAddress) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(packed[1] as u32)),

@@ -9,6 +9,7 @@ mod packet_socket;
 mod packet_tx;
 pub mod steer;
 mod sys;
+mod tun;
 mod wait;
 
 #[cfg(test)]
@@ -168,11 +169,7 @@ pub fn open(backend: Backend, options: &OpenOptions) -> Result<Halves, OpenError
     match backend {
         Backend::Mmsg => packet_mmsg::open(options),
         Backend::Packet => packet_ring::open(options),
-        Backend::Tun => Err(OpenError::new(
-            OpenErrorKind::NotSupported,
-            &format!("the backend `{backend}` is not built yet"),
-            "use `packet`",
-        )),
+        Backend::Tun => tun::open(options),
     }
 }
 

@@ -146,20 +146,26 @@ fn open_socket<T>(
         .map_err(failed("keep our own frames out (PACKET_IGNORE_OUTGOING)"))?;
     set_buffer(&fd, Buffer::Receive, options.receive_buffer_bytes)
         .map_err(failed("set the receive buffer"))?;
-    if !options.foreign_macs {
-        sys::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &ours_only())
-            .map_err(failed("attach a filter"))?;
-    }
+    let filter = |program: &[libc::sock_filter]| {
+        sys::set_program(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+            .map_err(failed("attach a filter"))
+    };
+    let is_shared = options.workers > 1;
+    let wanted = wanted_frames(options.foreign_macs);
+    // Between binding and joining the group, a socket would get what another worker gets, too.
+    let nothing = [steer::op::give_back(0)];
+    filter(if is_shared { &nothing } else { &wanted })?;
     let made = prepare(&fd, options)?;
     sys::bind_packet(&fd, index, ETH_P_ALL).map_err(failed("bind an AF_PACKET socket"))?;
     // The kernel leaves an error behind when the interface is down; it is no reason not to start.
     let down = sys::take_error(&fd) == libc::ENETDOWN;
-    if options.workers > 1 {
+    if is_shared {
         let group = options
             .fanout_group
             .unwrap_or_else(|| steer::default_group(index));
         steer::join(&fd, group, options.side)
             .map_err(|error| fanout_error(options, group, down, &error))?;
+        filter(&wanted)?;
     }
     let health = if down { Health::Down } else { Health::Fine };
     Ok((fd, health, made))
@@ -198,15 +204,16 @@ pub(super) fn set_buffer(fd: &OwnedFd, which: Buffer, bytes: usize) -> io::Resul
         .or_else(|_| sys::set_option(fd, libc::SOL_SOCKET, polite, &bytes))
 }
 
-/// Drops what is addressed to another machine's MAC address: a switch floods such frames, and to
-/// forward them would double them.
-fn ours_only() -> [libc::sock_filter; 4] {
+/// Without `foreign_macs`, drops what is addressed to another machine's MAC address: a switch floods
+/// such frames, and to forward them would double them.
+fn wanted_frames(foreign_macs: bool) -> [libc::sock_filter; 4] {
     use steer::op::*;
     let kind = (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32;
+    let foreign = if foreign_macs { u32::MAX } else { 0 };
     [
         load_word(kind),
         jump_if(libc::PACKET_OTHERHOST as u32, 0, 1),
-        give_back(0),
+        give_back(foreign),
         give_back(u32::MAX),
     ]
 }

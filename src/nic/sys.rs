@@ -158,9 +158,23 @@ pub(super) fn interface_flags(fd: &OwnedFd, index: u32) -> io::Result<i32> {
 }
 
 /// Puts `new` in the place of `fd`: the number stays, what it stands for changes, the old is closed.
-pub(super) fn replace(fd: &OwnedFd, new: OwnedFd) -> io::Result<()> {
-    // SAFETY: both descriptors are open and owned; dup3 closes what `fd` stood for.
+pub(super) fn replace(fd: &impl AsRawFd, new: OwnedFd) -> io::Result<()> {
+    // SAFETY: both descriptors are open; dup3 closes what `fd` stood for.
     check(unsafe { libc::dup3(new.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) }).map(|_| ())
+}
+
+/// Reads and writes on it return EAGAIN instead of waiting.
+pub(super) fn set_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: fcntl on a number passes no memory.
+    unsafe {
+        let flags = check(libc::fcntl(fd.as_raw_fd(), libc::F_GETFL))?;
+        check(libc::fcntl(
+            fd.as_raw_fd(),
+            libc::F_SETFL,
+            flags | libc::O_NONBLOCK,
+        ))
+        .map(|_| ())
+    }
 }
 
 /// Memory shared with the kernel or taken from it in whole pages. Handed out as raw pointers only:

@@ -2,4 +2,7 @@
 
 mod frame_tests;
 mod long_tests;
+mod steer_tests;
+mod stream_tests;
+mod tun_tests;
 mod world_tests;

@@ -58,14 +58,41 @@ const fn fold32(sum: u64) -> u32 {
     (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
-/// The checksum field after `old` bytes were replaced by `new` ones (RFC 1624).
-pub const fn update(field: u16, old: Sum, new: Sum) -> u16 {
-    Sum(!field as u64).minus(old).plus(new).checksum()
-}
+/// What a replacement of some words does to a sum over them: `new - old` in ones' complement, for one
+/// field or several.
+#[derive(Clone, Copy, Debug)]
+pub struct Delta(u64);
 
-/// The field of a partial checksum (the plain pseudo-header sum) after such a replacement.
-pub const fn update_partial(field: u16, old: Sum, new: Sum) -> u16 {
-    Sum(field as u64).minus(old).plus(new).folded()
+impl Delta {
+    /// Nothing was replaced yet.
+    pub const fn none() -> Delta {
+        Delta(0)
+    }
+
+    /// One address takes the place of another of its family.
+    pub fn address(old: IpAddr, new: IpAddr) -> Delta {
+        match (old, new) {
+            (IpAddr::V4(old), IpAddr::V4(new)) => {
+                Delta(u64::from(!old.to_bits()) + u64::from(new.to_bits()))
+            }
+            _ => Delta(of_address(new).minus(of_address(old)).0),
+        }
+    }
+
+    /// One 16-bit word takes the place of another, too.
+    pub const fn word(self, old: u16, new: u16) -> Delta {
+        Delta(self.0 + !old as u64 + new as u64)
+    }
+
+    /// The checksum field afterwards (RFC 1624, equation 3).
+    pub const fn apply(self, field: u16) -> u16 {
+        !Sum(self.0 + !field as u64).folded()
+    }
+
+    /// The field of a partial checksum (the plain pseudo-header sum) afterwards.
+    pub const fn apply_partial(self, field: u16) -> u16 {
+        Sum(self.0 + field as u64).folded()
+    }
 }
 
 /// The sum over an address.
@@ -143,12 +170,21 @@ mod tests {
         for _ in 0..10_000 {
             let mut bytes: [u8; 24] = std::array::from_fn(|_| rng.next_u64() as u8);
             let before = Sum::of(&bytes).checksum();
-            let old = Sum::of(&bytes[4..12]);
-            for byte in &mut bytes[4..12] {
+            let read = |bytes: &[u8; 24]| {
+                let octets: [u8; 4] = bytes[4..8].try_into().expect("four");
+                (
+                    IpAddr::from(octets),
+                    u16::from_be_bytes([bytes[8], bytes[9]]),
+                )
+            };
+            let old = read(&bytes);
+            for byte in &mut bytes[4..10] {
                 *byte = rng.next_u64() as u8;
             }
-            let updated = update(before, old, Sum::of(&bytes[4..12]));
-            assert_eq!(updated, Sum::of(&bytes).checksum());
+            let new = read(&bytes);
+            let delta = Delta::address(old.0, new.0).word(old.1, new.1);
+            assert_eq!(delta.apply(before), Sum::of(&bytes).checksum());
+            assert_eq!(delta.apply_partial(!before), Sum::of(&bytes).folded());
         }
     }
 

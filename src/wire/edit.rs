@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::Mac;
-use super::checksum::{self, Sum};
+use super::checksum::{self, Delta, Sum};
 use super::packet::{Fragment, Kind, Packet, number};
 
 /// Which end of the packet is rewritten.
@@ -39,35 +39,29 @@ impl Packet<'_> {
         let l3 = self.l3();
         if self.layout.kind == Kind::V4 {
             self.bytes[l3 + 8] -= 1;
-            self.refresh_header_sum();
+            // TTL is the upper byte of its word.
+            self.repair_header_sum(Delta::none().word(0x0100, 0));
         } else {
             self.bytes[l3 + 7] -= 1;
         }
     }
 
-    /// Computes the IPv4 header's checksum anew.
-    pub(super) fn refresh_header_sum(&mut self) {
-        let (l3, l4) = (self.l3(), self.l4());
-        self.bytes[l3 + 10..l3 + 12].fill(0);
-        let sum = Sum::of(&self.bytes[l3..l4]).checksum();
-        self.bytes[l3 + 10..l3 + 12].copy_from_slice(&sum.to_be_bytes());
+    fn repair_header_sum(&mut self, delta: Delta) {
+        let at = self.l3() + 10;
+        let field = delta.apply(self.word_at(at));
+        self.put_word(at, field);
+    }
+
+    fn word_at(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
+    }
+
+    fn put_word(&mut self, at: usize, word: u16) {
+        self.bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
     }
 
     fn set_end(&mut self, end: End, address: IpAddr, port: u16) {
-        let old_address = if end == End::Source {
-            self.source()
-        } else {
-            self.target()
-        };
-        let old_port = if end == End::Source {
-            self.source_port()
-        } else {
-            self.target_port()
-        };
-        self.write_address(end, address);
-        if self.layout.kind == Kind::V4 {
-            self.refresh_header_sum();
-        }
+        let delta = self.replace_address(end, address);
         let with_ports = matches!(
             self.layout.protocol,
             number::TCP | number::UDP | number::SCTP
@@ -75,22 +69,31 @@ impl Packet<'_> {
         if !self.layout.transport || !with_ports {
             return;
         }
-        let port_at = self.l4() + if end == End::Source { 0 } else { 2 };
-        self.bytes[port_at..port_at + 2].copy_from_slice(&port.to_be_bytes());
-        let addresses = (
-            checksum::of_address(old_address),
-            checksum::of_address(address),
-        );
-        self.repair_transport_sum(addresses, (old_port, port));
+        let at = self.l4() + if end == End::Source { 0 } else { 2 };
+        let old_port = self.word_at(at);
+        self.put_word(at, port);
+        match self.layout.protocol {
+            number::TCP => self.repair_sum_at(16, delta, (old_port, port)),
+            number::UDP => self.repair_sum_at(6, delta, (old_port, port)),
+            _ if old_port != port => self.refresh_sctp_sum(),
+            _ => {}
+        }
     }
 
-    /// Writes an address of the packet's own family.
-    fn write_address(&mut self, end: End, address: IpAddr) {
+    /// Writes an address of the packet's own family, and repairs the header's sum.
+    fn replace_address(&mut self, end: End, address: IpAddr) -> Delta {
         let l3 = self.l3();
+        let old = if end == End::Source {
+            self.source()
+        } else {
+            self.target()
+        };
+        let delta = Delta::address(old, address);
         match (self.layout.kind, address) {
             (Kind::V4, IpAddr::V4(address)) => {
                 let at = l3 + if end == End::Source { 12 } else { 16 };
                 self.bytes[at..at + 4].copy_from_slice(&address.octets());
+                self.repair_header_sum(delta);
             }
             (Kind::V6, IpAddr::V6(address)) => {
                 let at = l3 + if end == End::Source { 8 } else { 24 };
@@ -98,49 +101,33 @@ impl Packet<'_> {
             }
             (kind, address) => debug_assert!(false, "{address} does not fit a {kind:?} packet"),
         }
+        delta
     }
 
-    fn repair_transport_sum(&mut self, addresses: (Sum, Sum), ports: (u16, u16)) {
-        match self.layout.protocol {
-            number::TCP => self.repair_sum_at(16, addresses, ports, false),
-            number::UDP => self.repair_sum_at(6, addresses, ports, true),
-            number::SCTP if ports.0 != ports.1 && self.layout.fragment == Fragment::Whole => {
-                let (l4, end) = (self.l4(), self.layout.end as usize);
-                let sum = checksum::sctp(&self.bytes[l4..end]);
-                self.bytes[l4 + 8..l4 + 12].copy_from_slice(&sum.to_le_bytes());
-            }
-            _ => {}
+    /// Every byte of an SCTP packet is under its checksum, so a changed port costs all of it.
+    fn refresh_sctp_sum(&mut self) {
+        if self.layout.fragment == Fragment::Whole {
+            let (l4, end) = (self.l4(), self.layout.end as usize);
+            let sum = checksum::sctp(&self.bytes[l4..end]);
+            self.bytes[l4 + 8..l4 + 12].copy_from_slice(&sum.to_le_bytes());
         }
     }
 
-    fn repair_sum_at(
-        &mut self,
-        offset: usize,
-        addresses: (Sum, Sum),
-        ports: (u16, u16),
-        udp: bool,
-    ) {
+    fn repair_sum_at(&mut self, offset: usize, addresses: Delta, ports: (u16, u16)) {
         let at = self.l4() + offset;
-        let field = u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
-        let repaired = if self.offload.is_partial() {
+        let field = self.word_at(at);
+        if self.offload.is_partial() {
             // The device sums the ports itself; only the pseudo-header is in the field.
-            checksum::update_partial(field, addresses.0, addresses.1)
-        } else if udp && field == 0 {
-            match self.full_transport_sum(at) {
-                Some(sum) => sum,
-                None => return,
-            }
-        } else {
-            let (old, new) = (addresses.0.word(ports.0), addresses.1.word(ports.1));
-            checksum::update(field, old, new)
+            return self.put_word(at, addresses.apply_partial(field));
+        }
+        let udp = self.layout.protocol == number::UDP;
+        let repaired = match field {
+            0 if udp => self.full_transport_sum(at).unwrap_or(0),
+            _ => addresses.word(ports.0, ports.1).apply(field),
         };
-        let partial = self.offload.is_partial();
-        let repaired = if udp && !partial && repaired == 0 {
-            0xffff
-        } else {
-            repaired
-        };
-        self.bytes[at..at + 2].copy_from_slice(&repaired.to_be_bytes());
+        // UDP says "no checksum" with 0; a sum that comes out as 0 is sent as its twin.
+        let twin = udp && repaired == 0 && field != 0;
+        self.put_word(at, if twin { 0xffff } else { repaired });
     }
 
     /// A UDP datagram without a checksum gets one when it is rewritten, as recorded from the kernel
@@ -158,7 +145,8 @@ impl Packet<'_> {
             self.layout.protocol,
             body.len(),
         );
-        Some(Sum::of(body).minus(field).plus(pseudo).checksum())
+        let sum = Sum::of(body).minus(field).plus(pseudo).checksum();
+        Some(if sum == 0 { 0xffff } else { sum })
     }
 
     /// Is the TCP or UDP checksum right? A partial one is, by its nature; so is a UDP checksum of 0.

@@ -26,13 +26,31 @@ pub mod number {
     pub const SCTP: u8 = 132;
 }
 
+/// A header, for saying which one is at fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Header {
+    /// Ethernet
+    Ethernet,
+    /// The VLAN tag.
+    Vlan,
+    /// ARP
+    Arp,
+    /// IPv4, its options, or the packet it announces.
+    V4,
+    /// IPv6, or the packet it announces.
+    V6,
+    /// An IPv6 extension header.
+    V6Extension,
+}
+
 /// Why a frame is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// Shorter than the named header.
-    Short(&'static str),
-    /// A length field that lies about the named header.
-    Length(&'static str),
+    /// Shorter than this header, or than what this header announces.
+    Short(Header),
+    /// A length field of this header that lies.
+    Length(Header),
     /// The version field is not that of the Ethernet type.
     Version,
     /// The IPv4 header checksum is wrong.
@@ -92,6 +110,7 @@ impl Layout {
     ///
     /// # Errors
     /// `Malformed` for a header that is cut off or lies; the frame was not touched.
+    #[inline]
     pub fn parse(bytes: &[u8], raw_ip: bool) -> Result<Layout, Malformed> {
         if raw_ip {
             return match bytes.first().map(|byte| byte >> 4) {
@@ -101,14 +120,14 @@ impl Layout {
             };
         }
         if bytes.len() < ETHERNET_LEN {
-            return Err(Malformed::Short("Ethernet"));
+            return Err(Malformed::Short(Header::Ethernet));
         }
         let mut l3 = ETHERNET_LEN;
         let mut kind = be16(bytes, 12);
         if matches!(kind, 0x8100 | 0x88a8) {
             l3 += 4;
             if bytes.len() < l3 {
-                return Err(Malformed::Short("VLAN"));
+                return Err(Malformed::Short(Header::Vlan));
             }
             kind = be16(bytes, 16);
         }
@@ -141,7 +160,7 @@ impl Layout {
             }
             Some(6) => {
                 if bytes.len() < 40 {
-                    return Err(Malformed::Short("IPv6"));
+                    return Err(Malformed::Short(Header::V6));
                 }
                 let mut layout = walk_v6(bytes, 0, bytes.len())?;
                 layout.transport = has_ports(bytes.len(), &layout);
@@ -161,23 +180,25 @@ fn has_ports(len: usize, layout: &Layout) -> bool {
     layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 8
 }
 
+#[inline]
 fn v4_header_len(bytes: &[u8], l3: usize) -> Result<usize, Malformed> {
     if bytes.len() < l3 + 20 {
-        return Err(Malformed::Short("IPv4"));
+        return Err(Malformed::Short(Header::V4));
     }
     if bytes[l3] >> 4 != 4 {
         return Err(Malformed::Version);
     }
     let header = usize::from(bytes[l3] & 0x0f) * 4;
     if header < 20 {
-        return Err(Malformed::Length("IPv4 header"));
+        return Err(Malformed::Length(Header::V4));
     }
     if bytes.len() < l3 + header {
-        return Err(Malformed::Short("IPv4 options"));
+        return Err(Malformed::Short(Header::V4));
     }
     Ok(header)
 }
 
+#[inline]
 fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
     let fragment = match be16(bytes, l3 + 6) & 0x3fff {
         0 => Fragment::Whole,
@@ -195,14 +216,15 @@ fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
     }
 }
 
+#[inline]
 fn parse_v4(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
     let header = v4_header_len(bytes, l3)?;
     let total = usize::from(be16(bytes, l3 + 2));
     if total < header {
-        return Err(Malformed::Length("IPv4 total length"));
+        return Err(Malformed::Length(Header::V4));
     }
     if bytes.len() < l3 + total {
-        return Err(Malformed::Short("IPv4 packet"));
+        return Err(Malformed::Short(Header::V4));
     }
     if Sum::of(&bytes[l3..l3 + header]).folded() != 0xffff {
         return Err(Malformed::Checksum);
@@ -215,14 +237,14 @@ fn parse_v4(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
 
 fn parse_v6(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
     if bytes.len() < l3 + 40 {
-        return Err(Malformed::Short("IPv6"));
+        return Err(Malformed::Short(Header::V6));
     }
     if bytes[l3] >> 4 != 6 {
         return Err(Malformed::Version);
     }
     let end = l3 + 40 + usize::from(be16(bytes, l3 + 4));
     if bytes.len() < end {
-        return Err(Malformed::Short("IPv6 packet"));
+        return Err(Malformed::Short(Header::V6));
     }
     let mut layout = walk_v6(bytes, l3, end)?;
     layout.transport = has_transport(bytes, &layout);
@@ -248,7 +270,7 @@ fn walk_v6(bytes: &[u8], l3: usize, end: usize) -> Result<Layout, Malformed> {
                 8
             }
             0 | 43 | 60 | number::AH | number::FRAGMENT => {
-                return Err(Malformed::Short("IPv6 extension"));
+                return Err(Malformed::Short(Header::V6Extension));
             }
             _ => {
                 let mut layout = Layout {
@@ -275,12 +297,13 @@ fn walk_v6(bytes: &[u8], l3: usize, end: usize) -> Result<Layout, Malformed> {
             return Ok(layout);
         }
         if at > end {
-            return Err(Malformed::Length("IPv6 extension"));
+            return Err(Malformed::Length(Header::V6Extension));
         }
     }
     Err(Malformed::Extensions)
 }
 
+#[inline]
 fn has_transport(bytes: &[u8], layout: &Layout) -> bool {
     let here = (layout.end as usize).saturating_sub(usize::from(layout.l4));
     let needed = match layout.protocol {
@@ -294,7 +317,7 @@ fn has_transport(bytes: &[u8], layout: &Layout) -> bool {
 
 fn parse_arp(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
     if bytes.len() < l3 + 28 {
-        return Err(Malformed::Short("ARP"));
+        return Err(Malformed::Short(Header::Arp));
     }
     let known =
         be16(bytes, l3) == 1 && be16(bytes, l3 + 2) == 0x0800 && bytes[l3 + 4..l3 + 6] == [6, 4];

@@ -167,7 +167,7 @@ fn mmsg_leaves_other_machines_frames_alone() {
 }
 
 /// Waits until `fill` says `expected`; the kernel may need several calls to say all.
-fn until(rx: &mut dyn Rx, expected: Result<usize, NicError>) {
+pub fn until(rx: &mut dyn Rx, expected: Result<usize, NicError>) {
     for _ in 0..100 {
         if rx.fill() == expected {
             rx.release();

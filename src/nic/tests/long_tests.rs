@@ -1,12 +1,12 @@
 //! Long frames and full buffers: super-frames between short ones, a ring that wraps, a ring that
 //! overflows, and real TCP through a pair of interfaces.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::Ipv4Addr;
 
 use super::frame_tests::*;
+use super::stream_tests::*;
 use super::world_tests::*;
-use crate::nic::{Backend, EventFd, Halves, Waiter, open};
+use crate::nic::{Backend, OpenOptions, Side, open};
 use crate::rng::Rng;
 use crate::wire::offload::VNET_HEADER_LEN;
 use crate::wire::{FrameView, Offload};
@@ -247,43 +247,8 @@ fn mmsg_keeps_order_under_fire() {
     in_world(User::Same, || race(Backend::Mmsg));
 }
 
-/// Hands frames from each side to the other until the bell rings; says how many super-frames went.
-fn patch(mut left: Halves, mut right: Halves, bell: &EventFd) -> u64 {
-    let fds = [
-        left.0.wait_fd().unwrap(),
-        right.0.wait_fd().unwrap(),
-        bell.fd(),
-    ];
-    let mut waiter = Waiter::new(fds);
-    let mut super_frames = 0;
-    loop {
-        let mut moved = 0;
-        for (rx, tx) in [(&mut left.0, &mut right.1), (&mut right.0, &mut left.1)] {
-            let came = rx.fill().unwrap();
-            let views = (0..came).map(|index| rx.view(index));
-            super_frames += views.clone().filter(|view| view.offload.is_gso()).count() as u64;
-            let sent = tx.send(&mut views.into_iter());
-            assert_eq!(sent.taken + sent.refused, came);
-            rx.release();
-            moved += came;
-        }
-        if moved == 0 {
-            if bell.drain() {
-                break;
-            }
-            waiter.wait(None).unwrap();
-        }
-    }
-    for rx in [&mut left.0, &mut right.0] {
-        let counters = rx.counters();
-        assert_eq!(counters.truncated, 0, "{counters:?}");
-    }
-    super_frames
-}
-
 /// A real TCP connection through two patched interfaces, with super-frames and unfinished sums.
 fn tcp_through(backend: Backend) {
-    const BYTES: usize = 64 << 20;
     let (client, director) = two_spaces();
     let server = Space::new();
     veth(&director, "d1", &server, "s0");
@@ -292,40 +257,14 @@ fn tcp_through(backend: Backend) {
     let (left, right) = director.enter(|| {
         let open = |name: &str| {
             // It is a patch cable, so the addresses are those of the other ends.
-            let mut options = crate::nic::OpenOptions::new(name, crate::nic::Side::Public);
+            let mut options = OpenOptions::new(name, Side::Public);
             options.foreign_macs = true;
             open(backend, &options).unwrap()
         };
         (open("d0"), open("d1"))
     });
-    let bell = EventFd::new().unwrap();
-    let address = SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 80);
-    let listener = server.enter(|| TcpListener::bind(address).unwrap());
-    std::thread::scope(|scope| {
-        let patch = scope.spawn(|| patch(left, right, &bell));
-        let sending = scope.spawn(|| {
-            client.come_in();
-            let mut stream = TcpStream::connect(address).unwrap();
-            let mut rng = Rng::new(1);
-            let mut block = vec![0; 1 << 16];
-            for _ in 0..BYTES >> 16 {
-                block.fill_with(|| rng.next_u64() as u8);
-                stream.write_all(&block).unwrap();
-            }
-        });
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut rng = Rng::new(1);
-        let mut block = vec![0; 1 << 16];
-        for _ in 0..BYTES >> 16 {
-            stream.read_exact(&mut block).unwrap();
-            assert!(block.iter().all(|byte| *byte == rng.next_u64() as u8));
-        }
-        assert_eq!(stream.read(&mut block).unwrap(), 0);
-        sending.join().unwrap();
-        bell.wake();
-        let super_frames = patch.join().unwrap();
-        assert!(super_frames > 100, "only {super_frames} super-frames");
-    });
+    let super_frames = tcp_between(&client, &server, left, right);
+    assert!(super_frames > 100, "only {super_frames} super-frames");
 }
 
 #[test]

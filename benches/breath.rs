@@ -1,0 +1,111 @@
+//! ns per frame of the whole `Worker::breathe` path on frames in memory, beside a bare loop that only
+//! parses and rewrites; and the candidates for the connection table side by side.
+//!
+//! `cargo bench --bench breath -- [--flows N] [--frames N] [--quick]`. Every figure is the median of interleaved
+//! rounds of processor time, with the lowest and the highest; the machine's noise is in the spread.
+
+#[path = "breath/nic.rs"]
+mod nic;
+#[path = "breath/world.rs"]
+mod world;
+
+use nic::Side as From;
+use world::World;
+
+struct Row {
+    name: String,
+    rounds: Vec<f64>,
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let quick = arguments.iter().any(|word| word == "--quick");
+    let given = arguments.iter().position(|word| word == "--flows");
+    let given = given
+        .and_then(|at| arguments.get(at + 1))
+        .and_then(|word| word.parse().ok());
+    let flows = given.map_or(vec![1_000, 1_000_000], |flows: usize| vec![flows]);
+    let rounds = if quick { 3 } else { 7 };
+    let frames = number_after(&arguments, "--frames").unwrap_or(1 << 20);
+    for flows in flows {
+        println!("\n{flows} established NAT connections, uniformly random, both directions");
+        report(&measure(flows, rounds, frames));
+    }
+}
+
+fn number_after(arguments: &[String], option: &str) -> Option<usize> {
+    let at = arguments.iter().position(|word| word == option)?;
+    arguments.get(at + 1)?.parse().ok()
+}
+
+fn measure(flows: usize, rounds: usize, frames: usize) -> Vec<Row> {
+    let mut with_index = World::established(flows, true);
+    let mut table_alone = World::established(flows, false);
+    let mut rows: Vec<Row> = [
+        "bare: parse and rewrite",
+        "breathe, index and table",
+        "breathe, table alone",
+    ]
+    .iter()
+    .map(|name| Row {
+        name: (*name).to_string(),
+        rounds: Vec::new(),
+    })
+    .collect();
+    // Every flow is seen before the clock starts: what is measured is established traffic.
+    with_index.run(From::Both, 4 * flows);
+    table_alone.run(From::Both, flows);
+    for _ in 0..rounds {
+        rows[0].rounds.push(time(|| world::bare(flows, frames)));
+        rows[1]
+            .rounds
+            .push(time(|| with_index.run(From::Both, frames)));
+        rows[2]
+            .rounds
+            .push(time(|| table_alone.run(From::Both, frames)));
+    }
+    rows
+}
+
+/// ns per frame of one round.
+fn time(round: impl FnOnce() -> usize) -> f64 {
+    let start = cpu_ns();
+    let frames = round();
+    (cpu_ns() - start) as f64 / frames as f64
+}
+
+/// Processor time of this thread so far: what other programs take meanwhile is not counted.
+fn cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells this");
+    let first = text
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok());
+    first.expect("a number of nanoseconds")
+}
+
+fn report(rows: &[Row]) {
+    println!(
+        "{:<28}{:>10}{:>18}{:>10}",
+        "", "median ns", "(min - max)", "of bare"
+    );
+    let median = |row: &Row| {
+        let mut sorted = row.rounds.clone();
+        sorted.sort_by(f64::total_cmp);
+        (
+            sorted[sorted.len() / 2],
+            sorted[0],
+            sorted[sorted.len() - 1],
+        )
+    };
+    let bare = median(&rows[0]).0;
+    for row in rows {
+        let (middle, low, high) = median(row);
+        let spread = format!("({low:.1} - {high:.1})");
+        println!(
+            "{:<28}{middle:>10.1}{spread:>18}{:>10.2}",
+            row.name,
+            middle / bare
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! A worker between two generating interfaces, with its connections established by real handshakes.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::nic::{BenchRx, BenchTx, Plan, Side as From, VIP, server_of};
+use ulvs::conn::ConnTable;
+use ulvs::director::snapshot::{Parts, Port, Role, Service, Side, Snapshot, SnapshotId};
+use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
+use ulvs::lvs::{
+    Endpoint, ForwardMethod, Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats,
+    Thresholds, Timeouts, Tunables, Weight,
+};
+use ulvs::time::{Duration, Instant};
+use ulvs::wire::{Mac, Packet, Rx};
+
+pub const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0x0c, 1];
+pub const INSIDE: [u8; 6] = [2, 0, 0, 0, 5, 1];
+const SERVERS: u8 = 4;
+const GATEWAY: [u8; 4] = [1, 2, 3, 254];
+
+pub struct World {
+    worker: Worker,
+    plan: Arc<Plan>,
+    now: Instant,
+    pub table: Arc<ConnTable>,
+}
+
+fn port(
+    name: &str,
+    side: Side,
+    mac: [u8; 6],
+    net: [u8; 4],
+    neighbours: Vec<(IpAddr, Mac)>,
+) -> Port {
+    let mut routes = vec![(net.into(), 24, None)];
+    if side == Side::Public {
+        routes.push(([0, 0, 0, 0].into(), 0, Some(GATEWAY.into())));
+    }
+    Port {
+        name: name.into(),
+        side,
+        mac: Mac(mac),
+        mtu: 1500,
+        raw_ip: false,
+        addresses: vec![],
+        routes,
+        neighbours,
+    }
+}
+
+fn snapshot(index: bool, entries: usize) -> Snapshot {
+    let real = |number: u8| {
+        let endpoint = Endpoint::new(IpAddr::from(server_of(number).to_be_bytes()), 80);
+        RealServer {
+            key: RealKey(endpoint),
+            weight: Weight(1),
+            last_weight: Weight(1),
+            method: ForwardMethod::Masq,
+            thresholds: Thresholds::default(),
+            live: Arc::new(RealLive::new(number.into(), endpoint, 1)),
+        }
+    };
+    let reals: Vec<RealServer> = (0..SERVERS).map(real).collect();
+    let scheduler = ulvs::sched::by_name("rr", &reals).map(|rr| Arc::new(Mutex::new(rr)));
+    let spec = ServiceSpec::new(ServiceKey::tcp(VIP.to_be_bytes().into(), 80), "rr");
+    let neighbour = |real: &RealServer| (real.key.0.address, Mac([2, 0, 0, 0, 5, 0x20]));
+    let inside = reals.iter().map(neighbour).collect();
+    let outside = vec![(GATEWAY.into(), Mac([2, 0, 0, 0, 0x0c, 0xfe]))];
+    let service = Service {
+        spec,
+        reals,
+        scheduler,
+        stats: Arc::new(Stats::lines(1)),
+    };
+    let limits = Limits {
+        conn_entries_max: entries as u32 + 1,
+        index_slots_max: if index {
+            Limits::default().index_slots_max
+        } else {
+            0
+        },
+        ..Limits::default()
+    };
+    Snapshot::new(Parts {
+        id: SnapshotId(1),
+        role: Role::Primary,
+        services: vec![Arc::new(service)],
+        ports: vec![
+            port("outside", Side::Public, OUTSIDE, [1, 2, 3, 0], outside),
+            port("inside", Side::Private, INSIDE, [192, 168, 1, 0], inside),
+        ],
+        tunables: Tunables::default(),
+        timeouts: Timeouts::default(),
+        limits,
+        totals: Arc::new(Stats::lines(1)),
+    })
+}
+
+impl World {
+    /// `flows` connections, each opened by SYN, SYN-ACK and ACK through the worker itself.
+    pub fn established(flows: usize, index: bool) -> World {
+        let plan = Arc::new(Plan {
+            servers: RwLock::new(vec![0; flows + 1024]),
+            flows,
+            flags: AtomicU64::new(0),
+            cursor: AtomicU64::new(u64::MAX),
+            client: AtomicBool::new(false),
+            server: AtomicBool::new(false),
+            left: AtomicU64::new(0),
+        });
+        let now = Instant::ZERO + Duration::from_secs(1);
+        let table = Arc::new(ConnTable::new(flows + 1, 0x5eed));
+        let learns = Arc::new(AtomicBool::new(true));
+        let half = |from_client: bool| {
+            let rx = BenchRx::new(Arc::clone(&plan), from_client, 42);
+            let learns = if from_client {
+                Arc::default()
+            } else {
+                Arc::clone(&learns)
+            };
+            let tx = BenchTx {
+                plan: Arc::clone(&plan),
+                learns,
+                sum: 0,
+            };
+            (
+                Box::new(rx) as Box<dyn Rx>,
+                Box::new(tx) as Box<dyn ulvs::wire::Tx>,
+            )
+        };
+        let setup = WorkerSetup {
+            number: 0,
+            table: Arc::clone(&table),
+            neighbours: Arc::new(Neighbours::new(64)),
+            snapshot: Arc::new(snapshot(index, flows)),
+            ports: vec![half(true), half(false)],
+            seed: 3,
+            story: false,
+        };
+        let mut world = World {
+            worker: Worker::new(setup, now),
+            plan: Arc::clone(&plan),
+            now,
+            table,
+        };
+        world.handshake(From::Client, 0x02, flows);
+        learns.store(false, Relaxed);
+        world.handshake(From::Server, 0x12, flows);
+        world.handshake(From::Client, 0x10, flows);
+        assert_eq!(world.table.len(), flows, "every flow is in the table");
+        plan.flags.store(0x10, Relaxed);
+        world
+    }
+
+    fn handshake(&mut self, from: From, flags: u64, flows: usize) {
+        self.plan.flags.store(flags, Relaxed);
+        self.plan.cursor.store(0, Relaxed);
+        self.run(from, flows);
+        self.plan.cursor.store(u64::MAX, Relaxed);
+    }
+
+    /// Sends `frames` frames through the worker; all of them must come out. Returns how many.
+    pub fn run(&mut self, from: From, frames: usize) -> usize {
+        let before = self.worker.account().clone();
+        self.plan.client.store(from != From::Server, Relaxed);
+        self.plan.server.store(from != From::Client, Relaxed);
+        self.plan.left.store(frames as u64, Relaxed);
+        let mut done = 0;
+        while done < frames {
+            done += self.worker.breathe(self.now);
+            self.now += Duration::from_nanos(10_000);
+        }
+        let forwarded = self.worker.account().forwarded - before.forwarded;
+        assert_eq!(forwarded, frames as u64, "{:?}", self.worker.account());
+        done
+    }
+}
+
+/// The same frames through a loop that parses each and rewrites its target, and knows nothing.
+pub fn bare(flows: usize, frames: usize) -> usize {
+    let plan = Arc::new(Plan {
+        servers: RwLock::new(vec![0; flows + 1024]),
+        flows,
+        flags: AtomicU64::new(0x10),
+        cursor: AtomicU64::new(u64::MAX),
+        client: AtomicBool::new(true),
+        server: AtomicBool::new(false),
+        left: AtomicU64::new(frames as u64),
+    });
+    let director = Director::new(Arc::new(ConnTable::new(1, 1)));
+    let mut rx = BenchRx::new(Arc::clone(&plan), true, 42);
+    let real: IpAddr = server_of(1).to_be_bytes().into();
+    let mut done = 0;
+    let mut sum = 0u64;
+    while done < frames {
+        let count = rx.fill().expect("memory is never down");
+        for index in 0..count {
+            let mut frame = rx.frame(index);
+            let prepared = director.prepare(frame.bytes(), false);
+            sum = sum.wrapping_add(prepared.hash);
+            let mut packet = Packet::new(&mut frame, prepared.layout());
+            packet.set_target(real, 8080);
+            packet.decrement_ttl();
+            packet.set_macs(Mac(OUTSIDE), Mac(INSIDE));
+        }
+        done += count;
+    }
+    std::hint::black_box(sum);
+    done
+}

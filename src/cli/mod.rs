@@ -1,0 +1,11 @@
+//! Floor C: the words people type. The ipvsadm personality, and what `ulvs` itself takes.
+
+pub mod adm;
+pub mod client;
+mod help;
+pub mod lab;
+pub mod list;
+pub mod names;
+pub mod options;
+mod order;
+pub mod run;

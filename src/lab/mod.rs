@@ -1,0 +1,483 @@
+//! Floor C: whole networks in namespaces of our own, with or without root, and real TCP through
+//! them. A lab is one keeper process (see `keeper`) with a folder that says so (see `cleanup`).
+//! What people see of it is printed by `cli`.
+
+pub mod cleanup;
+pub mod exec;
+pub mod host;
+pub mod keeper;
+pub mod link;
+pub mod netns;
+pub mod topology;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::config::codec;
+use crate::config::command::{Listing, Query, Reply, Request};
+use cleanup::{Claim, Process};
+use host::{Load, LoadReport};
+use keeper::{Answer, Order};
+use netns::Boxed;
+use topology::{Path as DirectorPath, TUN_NAME, Topology};
+
+/// How long making a network may take. It takes a tenth of a second.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a director may take to be ready, and a little more than the keeper gives it.
+const DIRECTOR_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long an orderly stop may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long the director may take to answer a question.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest answer of a keeper.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Longest path of a Unix socket, with its zero byte: unix(7).
+const SOCKET_PATH_BYTES_MAX: usize = 108;
+
+/// How the director shall run.
+#[derive(Clone, Debug)]
+pub struct Director {
+    /// Back-end: `packet`, `mmsg` or `tun`.
+    pub nic: String,
+    /// How many workers.
+    pub workers: u32,
+    /// Scheduler of the service.
+    pub scheduler: String,
+}
+
+/// A lab that is up. It is gone when this is dropped, unless it was kept.
+#[derive(Debug)]
+pub struct Lab {
+    claim: Option<Claim>,
+    keeper: Boxed,
+    orders: UnixStream,
+    answers: codec::Lines,
+    signals: Signals,
+    topology: Topology,
+}
+
+impl Lab {
+    /// Makes the network and starts the web servers. From here on SIGINT, SIGTERM and SIGHUP make
+    /// the next step fail with `Interrupted` instead of ending this process.
+    ///
+    /// # Errors
+    /// What the machine refused; nothing is left of the attempt.
+    pub fn start(topology: Topology, name: Option<&str>) -> io::Result<Lab> {
+        let machine = netns::current_net()?;
+        let signals = Signals::catch()?;
+        let claim = Claim::new(name, &topology, machine)?;
+        let started = Lab::start_keeper(&claim, machine);
+        let (keeper, orders) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let _ = claim.remove();
+                return Err(error);
+            }
+        };
+        let mut lab = Lab {
+            claim: Some(claim),
+            keeper,
+            orders,
+            answers: codec::Lines::new(ANSWER_BYTES_MAX),
+            signals,
+            topology: topology.clone(),
+        };
+        let process = Process::of(lab.keeper.pid)?;
+        lab.record(|record| record.keeper = Some(process))?;
+        match lab.ask(&Order::Build(topology), BUILD_TIMEOUT)? {
+            Answer::Built(hosts) => lab.record(|record| record.hosts = hosts)?,
+            other => return Err(lab.unexpected(&other)),
+        }
+        Ok(lab)
+    }
+
+    fn start_keeper(claim: &Claim, machine: u64) -> io::Result<(Boxed, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let log = File::create(claim.folder.join("keeper.log"))?;
+        let keep = [theirs.as_raw_fd(), claim.lock.as_raw_fd()];
+        let words = ["lab", "keeper"].map(str::to_string);
+        let numbers = [
+            keep[0].to_string(),
+            keep[1].to_string(),
+            machine.to_string(),
+        ];
+        let arguments: Vec<String> = words.into_iter().chain(numbers).collect();
+        let keeper = netns::start_boxed(&arguments, &log, &keep)?;
+        Ok((keeper, ours))
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.claim().record.name
+    }
+
+    /// The network.
+    pub const fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Was it made in a user namespace?
+    pub const fn own_users(&self) -> bool {
+        self.keeper.own_users
+    }
+
+    /// Where the director's control socket is.
+    pub fn control(&self) -> PathBuf {
+        self.claim().folder.join("control")
+    }
+
+    /// Writes the director's configuration, starts it, and waits until frames flow.
+    ///
+    /// # Errors
+    /// When it does not become ready, with the end of what it printed.
+    pub fn start_director(&mut self, director: &Director) -> io::Result<()> {
+        let control = self.control();
+        if control.as_os_str().len() >= SOCKET_PATH_BYTES_MAX {
+            let text = format!("{} is too long for a socket", control.display());
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        }
+        let folder = self.claim().folder.clone();
+        let config = folder.join("ulvs.toml");
+        std::fs::write(
+            &config,
+            director_config(&self.topology, director, &control)?,
+        )?;
+        let log = folder.join("director.log");
+        let order = Order::StartDirector {
+            arguments: vec![
+                "run".to_string(),
+                "--config".to_string(),
+                config.to_string_lossy().into_owned(),
+            ],
+            log: log.clone(),
+        };
+        match self.ask(&order, DIRECTOR_TIMEOUT) {
+            Ok(Answer::Ready) => Ok(()),
+            Ok(other) => Err(with_log(&self.unexpected(&other), &log)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            Err(error) => Err(with_log(&error, &log)),
+        }
+    }
+
+    /// Sends requests from the client and waits for the answers.
+    ///
+    /// # Errors
+    /// When the lab is gone, or time is up.
+    pub fn load(&mut self, load: &Load) -> io::Result<LoadReport> {
+        // At least 100 requests a second, and one that times out at the end.
+        let patience = Duration::from_secs(30 + load.requests / 100);
+        match self.ask(&Order::Load(load.clone()), patience)? {
+            Answer::Loaded(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Asks the director.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn query(&self, query: Query) -> io::Result<Listing> {
+        query_at(&self.control(), query)
+    }
+
+    /// Stops the director in order and removes everything.
+    ///
+    /// # Errors
+    /// When the director had to be ended by force, had ended before, or something is left.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.take_down()
+    }
+
+    /// Leaves the lab up; `lab down` ends it. Gives back its name.
+    ///
+    /// # Errors
+    /// When the keeper is gone.
+    pub fn keep(mut self) -> io::Result<String> {
+        match self.ask(&Order::Keep, STOP_TIMEOUT)? {
+            Answer::Kept => {}
+            other => return Err(self.unexpected(&other)),
+        }
+        self.record(|record| record.starter = None)?;
+        let name = self.name().to_string();
+        self.claim = None;
+        Ok(name)
+    }
+
+    fn take_down(&mut self) -> io::Result<()> {
+        let Some(claim) = self.claim.take() else {
+            return Ok(());
+        };
+        // Whoever pressed Ctrl-C once has been heard.
+        self.signals.drain();
+        let stopped = self.ask_to_stop();
+        let in_order = cleanup::has_ended(&self.keeper.pidfd, Duration::from_secs(2));
+        if !in_order {
+            self.keeper.kill();
+        }
+        self.keeper.reap();
+        claim.remove()?;
+        match stopped? {
+            None if in_order => Ok(()),
+            Some(wrong) => Err(io::Error::other(wrong)),
+            None => Err(io::Error::other("the lab did not stop in order")),
+        }
+    }
+
+    fn claim(&self) -> &Claim {
+        self.claim
+            .as_ref()
+            .expect("only keep and stop take it, and they end the lab")
+    }
+
+    fn record(&mut self, change: impl FnOnce(&mut cleanup::Record)) -> io::Result<()> {
+        let claim = self.claim.as_mut().expect("only keep and stop take it");
+        change(&mut claim.record);
+        claim.write()
+    }
+
+    /// Gives the keeper an order and waits for its answer.
+    fn ask(&mut self, order: &Order, patience: Duration) -> io::Result<Answer> {
+        let sent = self.orders.write_all(&codec::encode(order));
+        sent.map_err(|_| ended_from_outside())?;
+        self.next_answer(Instant::now() + patience)
+    }
+
+    fn next_answer(&mut self, deadline: Instant) -> io::Result<Answer> {
+        loop {
+            if let Some(line) = self.answers.next_line().map_err(io::Error::other)? {
+                return Ok(serde_json::from_slice(&line)?);
+            }
+            self.wait_readable(deadline)?;
+            let mut part = [0; 4096];
+            match self.orders.read(&mut part) {
+                Ok(0) | Err(_) => return Err(ended_from_outside()),
+                Ok(count) => self.answers.push(&part[..count]),
+            }
+        }
+    }
+
+    /// Tells the keeper to stop. Answers to earlier orders that nobody waited for are passed over.
+    fn ask_to_stop(&mut self) -> io::Result<Option<String>> {
+        let sent = self.orders.write_all(&codec::encode(&Order::Stop));
+        sent.map_err(|_| ended_from_outside())?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            if let Answer::Stopped(wrong) = self.next_answer(deadline)? {
+                return Ok(wrong);
+            }
+        }
+    }
+
+    fn wait_readable(&self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left_ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+        let wait = |fd| libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut polls = [
+            wait(self.orders.as_raw_fd()),
+            wait(self.signals.fd.as_raw_fd()),
+        ];
+        // SAFETY: two pollfd that live on this stack.
+        let ready = unsafe { libc::poll(polls.as_mut_ptr(), 2, left_ms) };
+        if polls[1].revents != 0 {
+            return Err(io::Error::new(ErrorKind::Interrupted, "interrupted"));
+        }
+        match ready {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Err(io::Error::new(
+                ErrorKind::TimedOut,
+                "the lab does not answer",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn unexpected(&self, answer: &Answer) -> io::Error {
+        match answer {
+            Answer::Failed(text) => io::Error::other(text.clone()),
+            other => io::Error::other(format!("the keeper of {} said {other:?}", self.name())),
+        }
+    }
+}
+
+fn ended_from_outside() -> io::Error {
+    io::Error::other("the lab was ended from outside")
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Whoever drops a lab has an error of his own to tell.
+        let _ = self.take_down();
+    }
+}
+
+/// SIGINT, SIGTERM and SIGHUP as something to wait for, until this is dropped.
+#[derive(Debug)]
+struct Signals {
+    fd: OwnedFd,
+    before: libc::sigset_t,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Signals> {
+        // SAFETY: the sets live on this stack and are written before they are read; signalfd gives
+        // back a new descriptor that nobody else owns.
+        unsafe {
+            let (mut set, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+            libc::sigemptyset(&raw mut set);
+            for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                libc::sigaddset(&raw mut set, number);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, &raw mut before);
+            match libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                fd => Ok(Signals {
+                    fd: OwnedFd::from_raw_fd(fd),
+                    before,
+                }),
+            }
+        }
+    }
+
+    fn drain(&self) {
+        let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        // SAFETY: the buffer is as long as one answer; the descriptor does not block.
+        while unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), info.len()) } > 0 {
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.drain();
+        // SAFETY: the set was written by the kernel in `catch`.
+        unsafe {
+            let before = &raw const self.before;
+            libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Looks for what a lab of this kind needs beyond namespaces, before anything is made.
+///
+/// # Errors
+/// What is missing, and what may be done about it.
+pub fn check_machine(topology: &Topology) -> io::Result<()> {
+    const DEVICE: &str = "/dev/net/tun";
+    if topology.path == DirectorPath::Tun {
+        let opened = File::options().read(true).write(true).open(DEVICE);
+        opened.map_err(|error| {
+            let text = format!(
+                "cannot open {DEVICE}: {error}; a TUN device needs root, or: chmod 666 {DEVICE}"
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+    }
+    Ok(())
+}
+
+/// Asks the director whose control socket this is.
+///
+/// # Errors
+/// When nobody answers there, or something else than a listing.
+pub fn query_at(control: &Path, query: Query) -> io::Result<Listing> {
+    let mut stream = UnixStream::connect(control)?;
+    stream.set_read_timeout(Some(QUERY_TIMEOUT))?;
+    stream.set_write_timeout(Some(QUERY_TIMEOUT))?;
+    stream.write_all(&codec::encode(&Request::Ask(query)))?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(codec::REPLY_BYTES_MAX as u64)).read_until(b'\n', &mut answer)?;
+    match codec::decode_reply(&answer).map_err(io::Error::other)? {
+        Reply::Listing(listing) => Ok(listing),
+        other => Err(io::Error::other(format!("the director said {other:?}"))),
+    }
+}
+
+fn with_log(error: &io::Error, log: &Path) -> io::Error {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines[lines.len().saturating_sub(20)..].join("\n");
+    io::Error::new(
+        error.kind(),
+        format!("{error}\n{last}").trim_end().to_string(),
+    )
+}
+
+/// The director's configuration file for this network.
+fn director_config(topology: &Topology, director: &Director, control: &Path) -> io::Result<String> {
+    let quoted = |text: &str| serde_json::to_string(text);
+    let mut text = format!(
+        "[director]\nnic = {}\nworkers = {}\ncontrol = {}\n",
+        quoted(&director.nic)?,
+        director.workers,
+        quoted(&control.to_string_lossy())?,
+    );
+    match topology.path {
+        DirectorPath::Tun => text.push_str(&format!("tun = {}\n", quoted(TUN_NAME)?)),
+        DirectorPath::Frames | DirectorPath::Kernel => {
+            for (interface, side, address) in [
+                ("eth0", "public", topology.dip),
+                ("eth1", "private", topology.gateway),
+            ] {
+                text.push_str(&format!(
+                    "\n[[port]]\ninterface = \"{interface}\"\nside = \"{side}\"\n\
+                     addresses = [\"{address}\"]\n"
+                ));
+            }
+        }
+    }
+    text.push_str(&format!(
+        "\n[[service]]\ntcp = \"{}:{}\"\nscheduler = {}\n",
+        topology.vip,
+        topology.port,
+        quoted(&director.scheduler)?,
+    ));
+    for (_, address, weight) in topology.real_servers() {
+        text.push_str(&format!(
+            "\n[[service.real]]\naddress = \"{address}:{}\"\nweight = {weight}\n\
+             method = \"masq\"\n",
+            topology.port
+        ));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::{self, NicKind};
+
+    #[test]
+    fn the_configuration_is_one_that_the_daemon_reads() {
+        for (nic, kind, path) in [
+            ("packet", NicKind::Packet, DirectorPath::Frames),
+            ("mmsg", NicKind::Mmsg, DirectorPath::Frames),
+            ("tun", NicKind::Tun, DirectorPath::Tun),
+        ] {
+            let director = Director {
+                nic: nic.to_string(),
+                workers: 2,
+                scheduler: "wrr".to_string(),
+            };
+            let control = Path::new("/tmp/a \"folder\"/control");
+            let topology = Topology::nat(path);
+            let text = director_config(&topology, &director, control).unwrap();
+            let config = file::parse("ulvs.toml", &text, &["wrr"]);
+            let config = config.unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+            assert_eq!(config.director.nic, kind);
+            assert_eq!(config.director.workers, 2);
+            assert_eq!(config.director.control.as_deref(), control.to_str());
+            assert_eq!(config.services.len(), 4, "a service and three servers");
+            let interfaces = config.ports.iter().map(|port| port.interface.as_str());
+            let interfaces: Vec<&str> = interfaces.collect();
+            assert_eq!(interfaces.is_empty(), path == DirectorPath::Tun);
+        }
+    }
+}

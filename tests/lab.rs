@@ -1,0 +1,465 @@
+//! `ulvs lab` as people use it: real namespaces, real TCP, and nothing left afterwards, whatever
+//! happens in between. Every test has a folder of its own for its labs, and finds the processes it
+//! started by that folder's name in their environment.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use ulvs::rng::Rng;
+
+/// Long enough for a busy machine; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The user that an ordinary user is tried with, when the tests run as root.
+const NOBODY: u32 = 65534;
+
+/// A place for labs that no other test sees, and that is empty at the end.
+struct Place {
+    folder: PathBuf,
+    program: PathBuf,
+    user: Option<u32>,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place::of(None)
+    }
+
+    /// `None` with a printed reason where the kernel lets no ordinary user make namespaces.
+    fn of_an_ordinary_user() -> Option<Place> {
+        // SAFETY: geteuid only reads a number of the calling process.
+        let user = (unsafe { libc::geteuid() } == 0).then_some(NOBODY);
+        let place = Place::of(user);
+        let tried = place.lab(&["route", "--requests", "1"]);
+        let text = String::from_utf8_lossy(&tried.stderr).into_owned();
+        if text.contains("cannot make namespaces") {
+            println!("skipped: labs of an ordinary user: {}", text.trim());
+            return None;
+        }
+        assert!(tried.status.success(), "{text}");
+        Some(place)
+    }
+
+    fn of(user: Option<u32>) -> Place {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ulvs-test-{}-{number}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::DirBuilder::new().mode(0o755).create(&folder).unwrap();
+        let mut program = PathBuf::from(env!("CARGO_BIN_EXE_ulvs"));
+        if let Some(user) = user {
+            // The build folder may be closed to others.
+            let copy = folder.join("ulvs");
+            fs::copy(&program, &copy).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+            program = copy;
+            std::os::unix::fs::chown(&folder, Some(user), Some(user)).unwrap();
+        }
+        Place {
+            folder,
+            program,
+            user,
+        }
+    }
+
+    fn labs(&self) -> PathBuf {
+        self.folder.join("labs")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("lab")
+            .args(words)
+            .env("ULVS_LAB_DIR", self.labs());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    fn lab(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs it, and what it prints if it ends with 0.
+    fn fine(&self, words: &[&str]) -> String {
+        let output = self.lab(words);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{words:?}: {}\n{errors}",
+            output.status
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_str(&self.fine(words)).unwrap()
+    }
+
+    fn record(&self, lab: &str) -> Value {
+        let text = fs::read_to_string(self.labs().join(lab).join("lab.json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Processes of this place that live, zombies not counted.
+    fn processes(&self) -> Vec<i32> {
+        let mark = format!("ULVS_LAB_DIR={}\0", self.labs().display());
+        let ours = |pid: &i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment
+                .windows(mark.len())
+                .any(|part| part == mark.as_bytes())
+        };
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(ours).collect()
+    }
+
+    fn assert_empty(&self) {
+        assert!(
+            !self.labs().exists(),
+            "{:?}",
+            fs::read_dir(self.labs()).unwrap().collect::<Vec<_>>()
+        );
+        assert_eq!(self.processes(), Vec::<i32>::new());
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.lab(&["down"]);
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Waits for an end, at most `patience`.
+fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        pass(Duration::from_millis(1));
+    }
+    None
+}
+
+/// Lets time pass where a test wants a random moment, or a bounded look again.
+fn pass(time: Duration) {
+    let (_keep, never) = mpsc::channel::<()>();
+    let _ = never.recv_timeout(time);
+}
+
+fn signal(child: &Child, number: i32) {
+    let pid = i32::try_from(child.id()).unwrap();
+    // SAFETY: kill takes two numbers; the child is ours and not waited for yet.
+    assert_eq!(unsafe { libc::kill(pid, number) }, 0);
+}
+
+/// What of the machine itself a lab might touch: its links, its mounts.
+fn machine() -> (Vec<String>, usize) {
+    let links = fs::read_to_string("/proc/self/net/dev").unwrap();
+    let names = links.lines().filter_map(|line| line.split_once(':'));
+    let names = names.map(|(name, _)| name.trim().to_string()).collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo")
+        .unwrap()
+        .lines()
+        .count();
+    (names, mounts)
+}
+
+#[test]
+fn requests_cross_the_kernel_and_nothing_is_left() {
+    let (place, before) = (Place::new(), machine());
+    let report = place.json(&["route", "--requests", "400", "--json"]);
+    assert_eq!(report["failed"], 0);
+    assert_eq!(report["requests"], 400);
+    assert_eq!(
+        report["served"],
+        serde_json::json!({ "rs1": 200, "rs2": 100, "rs3": 100 })
+    );
+    place.assert_empty();
+    assert_eq!(machine(), before);
+}
+
+#[test]
+fn an_ordinary_user_has_labs_too() {
+    let Some(place) = Place::of_an_ordinary_user() else {
+        return;
+    };
+    let report = place.json(&["route", "--requests", "100", "--json", "--keep"]);
+    assert_eq!(report["failed"], 0);
+    assert_eq!(
+        place.fine(&["exec", "rs2", "--", "cat", "/proc/sys/kernel/hostname"]),
+        "rs2\n"
+    );
+    let refused = place.lab(&["exec", "rs2", "--", "cat", "/etc/shadow"]);
+    assert!(
+        !refused.status.success(),
+        "root of a lab is not root of the machine"
+    );
+    place.fine(&["down"]);
+    place.assert_empty();
+}
+
+#[test]
+fn a_kept_lab_can_be_entered_and_ended() {
+    let place = Place::new();
+    let said = place.fine(&["route", "--requests", "1", "--keep"]);
+    assert!(said.contains("lab down route"), "{said}");
+    let listed = place.json(&["list", "--json"]);
+    assert_eq!(listed[0]["name"], "route");
+    assert_eq!(listed[0]["alive"], true);
+    for host in ["client", "director", "rs1", "rs2", "rs3"] {
+        let name = place.fine(&["exec", host, "--", "cat", "/proc/sys/kernel/hostname"]);
+        assert_eq!(name.trim(), host);
+        let seen = place.fine(&["exec", host, "--", "cat", "/proc/net/dev"]);
+        assert_eq!(seen.contains("eth1:"), host == "director", "{host}: {seen}");
+    }
+    let status = place
+        .lab(&["exec", "rs1", "--", "sh", "-c", "exit 7"])
+        .status;
+    assert_eq!(status.code(), Some(7));
+    let status = place
+        .lab(&["exec", "rs1", "--", "sh", "-c", "kill -TERM $$"])
+        .status;
+    assert_eq!(status.code(), Some(128 + libc::SIGTERM));
+    assert!(!place.lab(&["exec", "rs9", "--", "true"]).status.success());
+
+    // Whatever still runs in a lab ends with it.
+    let mut sleeper = place
+        .command(&["exec", "rs1", "--", "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    while place.processes().len() < 3 {
+        assert!(sleeper.try_wait().unwrap().is_none());
+        pass(Duration::from_millis(1));
+    }
+    place.fine(&["down"]);
+    let status = wait(&mut sleeper, PATIENCE).expect("the command ends with its lab");
+    assert!(!status.success());
+    place.assert_empty();
+}
+
+#[test]
+fn pages_are_whole_and_always_the_same() {
+    let place = Place::new();
+    place.fine(&["route", "--requests", "1", "--keep"]);
+    let program = place.program.to_str().unwrap();
+    let fetch = |server: &str, path: &str| {
+        let words = [
+            "exec", "client", "--", program, "lab", "fetch", server, path,
+        ];
+        let output = place.lab(&words);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    };
+    assert_eq!(fetch("192.168.1.12:80", "/"), b"rs2 1.2.3.100\n");
+    assert_eq!(fetch("192.168.1.12:80", "/health"), b"OK\n");
+    let (one, other) = (
+        fetch("192.168.1.11:80", "/bytes/5000000"),
+        fetch("192.168.1.13:80", "/bytes/5000000"),
+    );
+    assert_eq!(one.len(), 5_000_000);
+    assert!(one == other, "two servers give different bytes");
+    assert!(
+        one[..1_000_000] != one[1_000_000..2_000_000],
+        "lost blocks would not show"
+    );
+    assert_eq!(fetch("192.168.1.11:80", "/bytes/0"), b"");
+    let words = [
+        "exec",
+        "client",
+        "--",
+        program,
+        "lab",
+        "fetch",
+        "192.168.1.11:80",
+        "/nosuch",
+    ];
+    let missing = place.lab(&words);
+    assert!(!missing.status.success());
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("404"));
+}
+
+#[test]
+fn several_labs_are_up_at_once() {
+    let place = Place::new();
+    for name in ["route", "route-2", "mine"] {
+        let mut words = vec!["route", "--requests", "10", "--keep", "--json"];
+        if name == "mine" {
+            words.extend(["--name", "mine"]);
+        }
+        let report = place.json(&words);
+        assert_eq!(
+            (&report["lab"], &report["failed"]),
+            (&name.into(), &0.into())
+        );
+    }
+    let taken = place.lab(&["route", "--requests", "1", "--name", "mine"]);
+    assert!(!taken.status.success());
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("mine is up already"));
+    let unclear = place.lab(&["exec", "rs1", "--", "true"]);
+    assert!(String::from_utf8_lossy(&unclear.stderr).contains("--lab route-2"));
+    assert_eq!(place.fine(&["down", "route"]), "route is gone\n");
+    place.fine(&["exec", "--lab", "route-2", "rs1", "--", "true"]);
+    place.fine(&["exec", "--lab", "mine", "rs1", "--", "true"]);
+    assert!(!place.lab(&["down", "route"]).status.success());
+    place.fine(&["down"]);
+    place.assert_empty();
+}
+
+#[test]
+fn ctrl_c_takes_everything_down() {
+    let place = Place::new();
+    for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let mut child = place
+            .command(&["route", "--requests", "1000000"])
+            .spawn()
+            .unwrap();
+        // It prints the network once that is there, and then it is busy for minutes.
+        let mut stdout = child.stdout.take().unwrap();
+        assert!(stdout.read(&mut [0; 16]).unwrap() > 0);
+        signal(&child, number);
+        let status = wait(&mut child, PATIENCE).expect("it ends");
+        assert_eq!(status.code(), Some(130));
+        place.assert_empty();
+    }
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_nothing_to_lab_down() {
+    let (place, before) = (Place::new(), machine());
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut rng = Rng::new(seed);
+    for _ in 0..25 {
+        let mut child = place
+            .command(&["route", "--requests", "20"])
+            .spawn()
+            .unwrap();
+        pass(Duration::from_micros(rng.below(100_000)));
+        signal(&child, libc::SIGKILL);
+        child.wait().unwrap();
+        place.fine(&["down"]);
+        place.assert_empty();
+    }
+    assert_eq!(machine(), before);
+}
+
+#[test]
+fn what_a_killed_lab_left_is_in_nobodys_way() {
+    let place = Place::new();
+    place.fine(&["route", "--requests", "1", "--keep"]);
+    let keeper = place.record("route")["keeper"]["pid"].as_i64().unwrap();
+    // SAFETY: kill takes two numbers; this is the keeper that this test has just started.
+    assert_eq!(
+        unsafe { libc::kill(i32::try_from(keeper).unwrap(), libc::SIGKILL) },
+        0
+    );
+    let deadline = Instant::now() + PATIENCE;
+    while place.json(&["list", "--json"])[0]["alive"] == true {
+        assert!(Instant::now() < deadline);
+    }
+    assert!(!place.lab(&["exec", "rs1", "--", "true"]).status.success());
+    // The next one takes the name again.
+    let report = place.json(&["route", "--requests", "1", "--json"]);
+    assert_eq!(report["lab"], "route");
+    place.assert_empty();
+}
+
+#[test]
+fn a_lab_ends_with_its_keeper() {
+    let place = Place::new();
+    let mut child = place
+        .command(&["route", "--requests", "1000000"])
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    assert!(stdout.read(&mut [0; 16]).unwrap() > 0);
+    let keeper = place.record("route")["keeper"]["pid"].as_i64().unwrap();
+    // SAFETY: kill takes two numbers; this is the keeper that this test has just started.
+    assert_eq!(
+        unsafe { libc::kill(i32::try_from(keeper).unwrap(), libc::SIGKILL) },
+        0
+    );
+    let status = wait(&mut child, PATIENCE).expect("it notices");
+    assert_eq!(status.code(), Some(1));
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert!(said.contains("ended from outside"), "{said}");
+    place.assert_empty();
+}
+
+#[test]
+fn nothing_is_sent_from_the_machine_itself() {
+    let place = Place::new();
+    let refused = place.lab(&["fetch", "1.2.3.1:80"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("for hosts of a lab"));
+    let own_net = fs::metadata("/proc/self/ns/net").unwrap();
+    let own_net = std::os::unix::fs::MetadataExt::ino(&own_net).to_string();
+    let mut pretending = place.command(&["fetch", "1.2.3.1:80"]);
+    let refused = pretending
+        .env("ULVS_LAB_MACHINE", own_net)
+        .output()
+        .unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("machine's own network"));
+    for words in [&["keeper", "0", "1", "2"], &["keeper", "99", "98", "1"]] {
+        assert!(!place.lab(words).status.success());
+    }
+}
+
+#[test]
+fn wrong_words_are_refused_before_anything_is_made() {
+    let place = Place::new();
+    for words in [
+        &["nat", "--nic", "pigeon"][..],
+        &["nat", "--workers", "0"],
+        &["nat", "--requests", "-1"],
+        &["nat", "--requests", "0"],
+        &["route", "--name", "../x", "--requests", "1"],
+        &["exec", "rs1"],
+        &["exec", "rs1", "--", "true"],
+        &["down", "nosuch"],
+        &["nosuch"],
+    ] {
+        let output = place.lab(words);
+        assert!(!output.status.success(), "{words:?}");
+        assert!(!output.stderr.is_empty(), "{words:?}");
+        place.assert_empty();
+    }
+}
+
+#[test]
+fn a_folder_that_others_can_write_is_refused() {
+    let place = Place::new();
+    fs::create_dir(place.labs()).unwrap();
+    fs::set_permissions(place.labs(), fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = place.lab(&["route", "--requests", "1"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a folder of ours alone"));
+    assert!(Path::new(&place.labs()).exists());
+}
