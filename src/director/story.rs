@@ -13,6 +13,10 @@ use crate::wire::packet::Kind;
 /// Lines after which the story of one connection ends: some forty packets.
 const CONNECTION_LINES_MAX: usize = 200;
 
+/// Packets listened to for the story of the first connection: telling costs a microsecond or two each,
+/// which must not last.
+const PACKETS_HEARD_MAX: u32 = 10_000;
+
 /// Collects the stories of packets as lines of text.
 #[derive(Debug, Default)]
 pub struct Teller {
@@ -20,6 +24,7 @@ pub struct Teller {
     /// The packet that is being told.
     packet: Vec<String>,
     packets: u64,
+    heard: u32,
     start: Option<Instant>,
     now: Instant,
     subject: Subject,
@@ -60,12 +65,12 @@ impl Teller {
 
     /// Is the first connection's story at its end?
     pub fn is_done(&self) -> bool {
-        match &self.subject {
-            Subject::First(Some(chosen)) => {
-                chosen.closing > 1 || self.lines.len() >= CONNECTION_LINES_MAX
-            }
-            _ => false,
-        }
+        let Subject::First(first) = &self.subject else {
+            return false;
+        };
+        first.as_ref().is_some_and(|chosen| chosen.closing > 1)
+            || self.lines.len() >= CONNECTION_LINES_MAX
+            || self.heard >= PACKETS_HEARD_MAX
     }
 
     /// A connection was found: is it the one?
@@ -94,6 +99,7 @@ impl Teller {
 
     /// The packet's story is whole: keep it, or forget it.
     fn keep(&mut self) {
+        self.heard = self.heard.saturating_add(1);
         let wanted = match &mut self.subject {
             Subject::All => true,
             Subject::First(None) => false,

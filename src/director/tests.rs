@@ -408,3 +408,24 @@ fn the_first_connection_is_told() {
         "only the first connection is told:\n{story}"
     );
 }
+
+#[test]
+fn the_story_ends_even_if_the_connection_does_not() {
+    let mut house = house(web(), 80, true);
+    house.outside_says(&tcp(IN, (CLIENT, VIP), (40000, 80), "S"));
+    for _ in 0..200 {
+        for client in 0..60 {
+            house
+                .outside
+                .put_bytes(&tcp(IN, (CLIENT, VIP), (50000 + client, 80), "S"));
+        }
+        house.breathe();
+        house.breathe();
+    }
+    house.outside_says(&tcp(IN, (CLIENT, VIP), (40000, 80), "A"));
+    house.worker.handle_order(Order::Audit(1), house.now);
+    let Some(Report::Account { story, .. }) = house.worker.poll_report() else {
+        panic!("an account")
+    };
+    assert!(!story.is_empty() && !story.iter().any(|line| line.contains("ESTABLISHED")));
+}
