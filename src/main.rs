@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use ulvs::cli::adm::{self, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{lab, run};
+use ulvs::cli::{client, lab, run};
+use ulvs::daemon;
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -45,11 +46,24 @@ fn ipvsadm(words: &[String]) -> ExitCode {
 
 fn start(args: &RunArgs) -> ExitCode {
     match run::load(args, &SystemNames::load()) {
-        Ok(config) if args.check => {
-            println!("{}", run::summary(&config));
-            ExitCode::SUCCESS
+        Ok(config) if args.check => match daemon::check(&config) {
+            Ok(()) => {
+                println!("{}", run::summary(&config));
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error.to_string()),
+        },
+        Ok(config) => {
+            let control = config.director.control.clone();
+            let options = daemon::Options {
+                control: control.unwrap_or_else(client::path).into(),
+                busy_poll: args.busy_poll,
+            };
+            match daemon::run(&config, &options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string()),
+            }
         }
-        Ok(_) => fail("the director itself is not part of this build yet; --check is"),
         Err(message) => fail(&message),
     }
 }

@@ -65,6 +65,9 @@ pub struct RunArgs {
     /// How the kernel's own stack is kept off our frames: auto, nft, tc or none
     #[arg(long, value_name = "WAY", value_parser = keep_kernel_off)]
     pub keep_kernel_off: Option<KeepKernelOff>,
+    /// Never sleep: less latency, for a whole core per worker
+    #[arg(long)]
+    pub busy_poll: bool,
     /// Read everything, apply nothing
     #[arg(long)]
     pub check: bool,
