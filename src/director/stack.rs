@@ -8,6 +8,7 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
+use crate::wire::Packet;
 use crate::wire::answer::{self, IcmpError};
 use crate::wire::arp::Arp;
 use crate::wire::icmp::Message;
@@ -63,8 +64,8 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let packet = &p.packet;
     match packet.layout.protocol {
         _ if packet.is_icmp() => answer_icmp(p, own),
-        // A segment that was damaged on its way deserves no reset.
-        number::TCP if packet.tcp_flags() & 0x04 == 0 && packet.transport_sum_holds() => say(
+        // A segment that was cut off or damaged on its way deserves no reset.
+        number::TCP if expects_reset(packet) => say(
             p,
             own,
             "a reset: nobody expected this segment",
@@ -77,6 +78,10 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
         number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
         _ => complain(p, own, IcmpError::ProtocolUnreachable, DropReason::Unwanted),
     }
+}
+
+fn expects_reset(packet: &Packet<'_>) -> bool {
+    packet.layout.transport && packet.tcp_flags() & 0x04 == 0 && packet.transport_sum_holds()
 }
 
 fn answer_icmp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
@@ -96,7 +101,7 @@ fn say<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
     what: &str,
-    build: impl FnOnce(&crate::wire::Packet<'_>, &mut Vec<u8>),
+    build: impl FnOnce(&Packet<'_>, &mut Vec<u8>),
 ) -> Verdict {
     if P::ON {
         p.probe.step(Step::Said(format!("answers with {what}")));
