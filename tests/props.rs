@@ -1,0 +1,538 @@
+//! Laws that hold for all inputs, tried on many: sums stay right, LVS-NAT there and back is the
+//! identity, the short parser agrees with etherparse, what is printed can be read again; and a whole
+//! director survives whatever a tape of bytes makes happen (`tools/fuzz` has the driver).
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use ulvs::config::words::NumbersOnly;
+use ulvs::config::{Command, Request, codec, rules};
+use ulvs::conn::{Conn, Direction, entry::Opening};
+use ulvs::director::DropReason;
+use ulvs::forward;
+use ulvs::lvs::tuple::{Tuple, pack};
+use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive};
+use ulvs::rng::Rng;
+use ulvs::time::Instant;
+use ulvs::wire::checksum::Delta;
+use ulvs::wire::packet::{Fragment, Kind};
+use ulvs::wire::{Layout, Offload, Packet};
+
+#[path = "../tools/fuzz/src/lib.rs"]
+mod fuzz;
+
+use fuzz::drive::{Outcome, Run};
+use fuzz::tape::Tape;
+use fuzz::world::{PRIVATE, PUBLIC};
+use fuzz::{drive, frames, guests, world};
+
+const ETHERNET: usize = 14;
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// An address of the wanted family.
+fn address(v4: bool) -> impl Strategy<Value = IpAddr> {
+    any::<[u8; 16]>().prop_map(move |bytes| match v4 {
+        true => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        false => IpAddr::from(bytes),
+    })
+}
+
+fn ends(v4: bool) -> impl Strategy<Value = [(IpAddr, u16); 3]> {
+    let end = || (address(v4), any::<u16>());
+    [end(), end(), end()]
+}
+
+/// Three endpoints of one family.
+fn any_ends() -> impl Strategy<Value = [(IpAddr, u16); 3]> {
+    prop_oneof![ends(true), ends(false)]
+}
+
+/// A transport packet between two ends, and whether its checksum is left to the device.
+#[derive(Clone, Debug)]
+struct Cargo {
+    protocol: u8,
+    flags: u8,
+    payload: Vec<u8>,
+    partial: bool,
+    tagged: bool,
+}
+
+fn cargo() -> impl Strategy<Value = Cargo> {
+    let protocol = prop_oneof![Just(frames::TCP), Just(frames::UDP)];
+    let payload = prop::collection::vec(any::<u8>(), 0..80);
+    (protocol, any::<u8>(), payload, any::<bool>(), any::<bool>()).prop_map(
+        |(protocol, flags, payload, partial, tagged)| Cargo {
+            protocol,
+            flags,
+            payload,
+            partial,
+            tagged,
+        },
+    )
+}
+
+impl Cargo {
+    /// The frame, and its offload.
+    fn frame(&self, source: (IpAddr, u16), target: (IpAddr, u16)) -> (Vec<u8>, Offload) {
+        let mut packet = match self.protocol {
+            frames::TCP => frames::tcp(source, target, self.flags, &self.payload),
+            _ => frames::udp(source, target, &self.payload),
+        };
+        let mut offload = Offload::default();
+        if self.partial {
+            let (start, at) = frames::make_partial(&mut packet).expect("TCP or UDP");
+            offload = Offload::partial(ETHERNET as u16 + start, at);
+        }
+        let mut frame = guests::frame_of(PUBLIC, &packet);
+        if self.tagged {
+            frame.splice(12..12, [0x81, 0, 0, 7]);
+            offload.shift(4);
+        }
+        (frame, offload)
+    }
+}
+
+fn sums_are_right(frame: &[u8], offload: Offload) -> bool {
+    let packet = guests::packet_of(frame).expect("a whole packet");
+    match offload.is_partial() {
+        true => frames::partial_sum_is_right(packet) && header_sum_is_right(packet),
+        false => frames::sums_are_right(packet),
+    }
+}
+
+fn header_sum_is_right(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 6 || frames::checksum(&[&packet[..20]]) == 0
+}
+
+fn edit(frame: &mut [u8], offload: Offload, change: impl FnOnce(&mut Packet<'_>)) {
+    let layout = Layout::parse(frame, false).expect("a good frame");
+    change(&mut Packet::over(frame, layout, offload));
+}
+
+/// Swaps source and target in place; no sum changes by that.
+fn mirror(frame: &mut [u8]) {
+    let layout = Layout::parse(frame, false).expect("a good frame");
+    let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
+    let (at, len) = match layout.kind {
+        Kind::V4 => (l3 + 12, 4),
+        _ => (l3 + 8, 16),
+    };
+    let (source, target) = frame[at..at + 2 * len].split_at_mut(len);
+    source.swap_with_slice(target);
+    let (source, target) = frame[l4..l4 + 4].split_at_mut(2);
+    source.swap_with_slice(target);
+}
+
+fn connection(client: (IpAddr, u16), vip: (IpAddr, u16), rip: (IpAddr, u16)) -> Conn {
+    let packed = |end: (IpAddr, u16)| (pack(end.0), end.1);
+    let opening = Opening {
+        tuple: Tuple::new(
+            Family::of(vip.0),
+            Protocol::TCP,
+            packed(client),
+            packed(vip),
+        ),
+        real: packed(rip),
+        method: ForwardMethod::Masq,
+        server: Some(Arc::new(RealLive::new(1, Endpoint::new(rip.0, rip.1), 1))),
+        control: None,
+        mark: 0,
+        template: false,
+    };
+    Conn::open(opening, Instant::ZERO)
+}
+
+proptest! {
+    #![proptest_config(config(2000))]
+
+    #[test]
+    fn incremental_sum_is_the_full_sum(
+        [old, new, _] in any_ends(),
+        mut rest in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        if rest.len() % 2 == 1 {
+            rest.push(0);
+        }
+        let sum = |end: (IpAddr, u16)| {
+            frames::checksum(&[&frames::octets(end.0), &end.1.to_be_bytes(), &rest])
+        };
+        let delta = Delta::address(old.0, new.0).word(old.1, new.1);
+        let after = delta.apply(sum(old));
+        // In ones' complement the two zeros are one number; a receiver cannot tell them apart.
+        prop_assert!(after == sum(new) || after ^ sum(new) == 0xffff && [0, 0xffff].contains(&after));
+        prop_assert_eq!(delta.apply_partial(!sum(old)), !after);
+    }
+
+    #[test]
+    fn every_rewrite_keeps_the_sums_right(
+        [source, target, other] in any_ends(),
+        cargo in cargo(),
+        ttl in any::<bool>(),
+    ) {
+        let (mut frame, offload) = cargo.frame(source, target);
+        prop_assert!(sums_are_right(&frame, offload));
+        edit(&mut frame, offload, |packet| {
+            packet.set_target(other.0, other.1);
+            if ttl {
+                packet.decrement_ttl();
+            }
+        });
+        prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
+        edit(&mut frame, offload, |packet| packet.set_source(target.0, target.1));
+        prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
+        let (header, _, from, to) = frames::read_ip(guests::packet_of(&frame).expect("whole")).expect("whole");
+        let ports = &guests::packet_of(&frame).expect("whole")[header..header + 4];
+        prop_assert_eq!((from, to), (target.0, other.0));
+        prop_assert_eq!(ports, &[target.1.to_be_bytes(), other.1.to_be_bytes()].concat()[..]);
+    }
+
+    #[test]
+    fn nat_there_and_back_is_the_identity(
+        [client, vip, rip] in any_ends(),
+        cargo in cargo(),
+    ) {
+        let conn = connection(client, vip, rip);
+        let (mut frame, offload) = cargo.frame(client, vip);
+        let before = frame.clone();
+        edit(&mut frame, offload, |packet| {
+            let outcome = forward::apply(&conn, Direction::In, packet);
+            assert_eq!(outcome, forward::Outcome::Ready(rip.0));
+        });
+        mirror(&mut frame);
+        edit(&mut frame, offload, |packet| {
+            let outcome = forward::apply(&conn, Direction::Out, packet);
+            assert_eq!(outcome, forward::Outcome::Ready(client.0));
+        });
+        mirror(&mut frame);
+        prop_assert_eq!(before, frame);
+    }
+
+    #[test]
+    fn the_parser_agrees_with_etherparse(tape in prop::collection::vec(any::<u8>(), 0..300)) {
+        let made = guests::make(&mut Tape::new(&tape), &Default::default());
+        agree(&made.frame)?;
+    }
+
+    #[test]
+    fn the_parser_survives_anything(
+        bytes in prop::collection::vec(any::<u8>(), 0..120),
+        version in any::<bool>(),
+    ) {
+        agree(&bytes)?;
+        let _ = Layout::parse(&bytes, true);
+        let _ = Layout::parse_quoted(&bytes);
+        // The same bytes as a packet, so that more than the Ethernet header is read.
+        let mut packet = bytes;
+        if let Some(first) = packet.first_mut() {
+            *first = if version { 0x45 } else { 0x60 };
+        }
+        agree(&guests::frame_of(PUBLIC, &packet))?;
+        let _ = Layout::parse_quoted(&packet);
+    }
+}
+
+/// Where both parsers have an opinion it must be the same.
+fn agree(frame: &[u8]) -> Result<(), TestCaseError> {
+    use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+    let Ok(layout) = Layout::parse(frame, false) else {
+        return Ok(());
+    };
+    let Ok(theirs) = LaxSlicedPacket::from_ethernet(frame) else {
+        return Ok(());
+    };
+    let mut copy = frame.to_vec();
+    let ours = Packet::over(&mut copy, layout, Offload::default());
+    match &theirs.net {
+        Some(LaxNetSlice::Ipv4(ip)) => {
+            prop_assert_eq!(layout.kind, Kind::V4);
+            prop_assert_eq!(ours.source(), IpAddr::from(ip.header().source()));
+            prop_assert_eq!(ours.target(), IpAddr::from(ip.header().destination()));
+            prop_assert_eq!(ours.ttl(), ip.header().ttl());
+            prop_assert_eq!(ours.dont_fragment(), ip.header().dont_fragment());
+            let fragment = ip.header().is_fragmenting_payload();
+            prop_assert_eq!(layout.fragment != Fragment::Whole, fragment);
+        }
+        Some(LaxNetSlice::Ipv6(ip)) => {
+            prop_assert_eq!(layout.kind, Kind::V6);
+            prop_assert_eq!(ours.source(), IpAddr::from(ip.header().source()));
+            prop_assert_eq!(ours.target(), IpAddr::from(ip.header().destination()));
+            prop_assert_eq!(ours.ttl(), ip.header().hop_limit());
+        }
+        _ => return Ok(()),
+    }
+    if !layout.transport || layout.fragment != Fragment::Whole {
+        return Ok(());
+    }
+    match theirs.transport {
+        Some(TransportSlice::Tcp(tcp)) => {
+            prop_assert_eq!(layout.protocol, frames::TCP);
+            prop_assert_eq!(ours.source_port(), tcp.source_port());
+            prop_assert_eq!(ours.target_port(), tcp.destination_port());
+            prop_assert_eq!(ours.tcp_flags() & 0x02 != 0, tcp.syn());
+        }
+        Some(TransportSlice::Udp(udp)) => {
+            prop_assert_eq!(layout.protocol, frames::UDP);
+            prop_assert_eq!(ours.source_port(), udp.source_port());
+            prop_assert_eq!(ours.target_port(), udp.destination_port());
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Prints how to play a failed tape again.
+struct Replay<'a>(&'a str);
+
+impl Drop for Replay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("to play this again: {}", self.0);
+        }
+    }
+}
+
+fn tape_of(seed: u64) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let len = 32 + rng.below(1500) as usize;
+    (0..len).map(|_| rng.next_u64() as u8).collect()
+}
+
+fn number_from(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text}: not a number")),
+    )
+}
+
+/// `ULVS_FUZZ_SECONDS` says how long (2), `ULVS_FUZZ_SEED` which single seed to play.
+#[test]
+fn a_director_survives_every_tape() {
+    let began = std::time::Instant::now();
+    let seconds = number_from("ULVS_FUZZ_SECONDS").unwrap_or(2);
+    let single = number_from("ULVS_FUZZ_SEED");
+    // Each run goes on with seeds that no run before it has tried.
+    let first = single.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("after 1970").as_nanos() as u64
+    });
+    let mut all = Outcome::default();
+    let mut runs = 0;
+    while runs == 0 || single.is_none() && began.elapsed().as_secs() < seconds {
+        let seed = first.wrapping_add(runs);
+        let _replay = Replay(&format!("ULVS_FUZZ_SEED={seed}"));
+        all.add(&drive::run(&tape_of(seed)));
+        runs += 1;
+    }
+    println!("{runs} tapes from seed {first}: {all}");
+    if runs >= 100 {
+        assert_reached(&all);
+    }
+}
+
+/// A driver that no longer gets anywhere finds nothing: what tapes are meant to reach is reached.
+fn assert_reached(all: &Outcome) {
+    use DropReason::*;
+    assert!(all.account.forwarded > 0 && all.account.answered > 0 && all.account.passed > 0);
+    assert!(all.sent.iter().all(|sent| *sent > 0), "both ways: {all}");
+    assert!(
+        all.errors.iter().all(|errors| *errors > 0),
+        "errors both ways: {all}"
+    );
+    for reason in [
+        Malformed,
+        IpChecksum,
+        TtlExceeded,
+        TableFull,
+        NoNeighbour,
+        TxRefused,
+    ] {
+        assert!(
+            all.account.dropped_for(reason) > 0,
+            "no {}: {all}",
+            reason.word()
+        );
+    }
+}
+
+/// Tapes that once found something, and those that a fuzzer found worth keeping.
+#[test]
+fn the_corpus_still_passes() {
+    let folder = "tools/fuzz/corpus/handle_frame";
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{folder}: {error}"))
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{folder} is empty");
+    for path in paths {
+        let name = path.display().to_string();
+        let _replay = Replay(&name);
+        drive::run(&fs::read(&path).expect("readable corpus"));
+    }
+}
+
+fn quiet_run() -> Run {
+    Run::new(&mut Tape::new(&[0, 0, 1]))
+}
+
+/// One good packet of every kind that a client or a real server might send.
+fn one_of_each() -> Vec<Vec<u8>> {
+    let [vip, _, vip6] = world::vips();
+    let [client, _, _, client6, ..] = world::clients();
+    let mut packets = Vec::new();
+    for (from, to) in [
+        ((client, 1025), (vip, 80)),
+        ((client, 1025), (world::own()[0], 80)),
+        ((client6, 1025), (vip6, 80)),
+        ((client6, 1025), (world::own()[2], 80)),
+    ] {
+        let inner = frames::tcp(to, from, 0x12, b"quoted");
+        let (error, echo) = if from.0.is_ipv4() { (3, 8) } else { (1, 128) };
+        packets.push(frames::tcp(from, to, 0x02, b"hello"));
+        packets.push(frames::udp(from, (to.0, 53), b"hello"));
+        packets.push(frames::sctp(from, to, 1));
+        packets.push(frames::icmp_error(from.0, to.0, error, 0, &inner));
+        packets.push(frames::icmp(from.0, to.0, echo, 0, b"12345678"));
+        packets.push(frames::icmp(from.0, to.0, 135, 0, &[0; 28]));
+    }
+    packets
+}
+
+/// Every packet cut at every byte, with lengths that agree with the cut and with lengths that lie.
+#[test]
+fn every_cut_is_survived() {
+    let mut run = quiet_run();
+    run.expect_rubbish();
+    for packet in one_of_each() {
+        for len in 1..packet.len() {
+            let mut cut = packet[..len].to_vec();
+            run.exchange(PUBLIC, &cut);
+            guests::set_length(&mut cut);
+            run.exchange(PUBLIC, &cut);
+            run.exchange(PRIVATE, &cut);
+            frames::make_sum_hold(&mut cut);
+            run.exchange(PUBLIC, &cut);
+        }
+    }
+    run.finish();
+}
+
+/// Every byte of every packet set to what is most likely to hurt.
+#[test]
+fn every_odd_byte_is_survived() {
+    let mut run = quiet_run();
+    run.expect_rubbish();
+    for packet in one_of_each() {
+        for at in 0..packet.len() {
+            for byte in [0, 1, 0x0f, 0x40, 0x7f, 0x80, 0xff] {
+                let mut odd = packet.clone();
+                odd[at] = byte;
+                guests::repair_header(&mut odd);
+                run.exchange(PUBLIC, &odd);
+            }
+        }
+    }
+    run.finish();
+}
+
+/// A real server complains about the packet it got: the client reads about the packet it sent, from
+/// the VIP. The client complains about the answer: the real server reads about the answer it sent.
+#[test]
+fn an_error_quotes_what_its_reader_sent() {
+    for (client, vip, code) in [
+        (world::clients()[0], world::vips()[0], (3, 3)),
+        (world::clients()[3], world::vips()[2], (1, 4)),
+    ] {
+        let mut run = quiet_run();
+        let request = frames::tcp((client, 1025), (vip, 80), 0x02, b"");
+        let [(PRIVATE, inside)] = &run.exchange(PUBLIC, &request)[..] else {
+            panic!("the request did not reach a real server");
+        };
+        let (header, _, _, rip) = frames::read_ip(inside).expect("whole");
+        let port = u16::from_be_bytes([inside[header + 2], inside[header + 3]]);
+
+        let error = frames::icmp_error(rip, client, code.0, code.1, inside);
+        let [(PUBLIC, told)] = &run.exchange(PRIVATE, &error)[..] else {
+            panic!("the error did not reach the client");
+        };
+        assert_eq!(quote_of(told), (vip, hopped(&request)));
+
+        let answer = frames::tcp((rip, port), (client, 1025), 0x12, b"");
+        let [(PUBLIC, outside)] = &run.exchange(PRIVATE, &answer)[..] else {
+            panic!("the answer did not reach the client");
+        };
+        let error = frames::icmp_error(client, vip, code.0, code.1, outside);
+        let [(PRIVATE, told)] = &run.exchange(PUBLIC, &error)[..] else {
+            panic!("the error did not reach the real server");
+        };
+        assert_eq!(quote_of(told), (client, hopped(&answer)));
+        run.finish();
+    }
+}
+
+/// Who sends an ICMP error, and the packet it quotes but for the TCP checksum, which stays as it was on
+/// the other side (`ip_vs_nat_icmp`).
+fn quote_of(error: &[u8]) -> (IpAddr, Vec<u8>) {
+    let (header, _, source, _) = frames::read_ip(error).expect("whole");
+    (source, without_tcp_sum(&error[header + 8..]))
+}
+
+fn without_tcp_sum(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let (header, ..) = frames::read_ip(&packet).expect("whole");
+    packet[header + 16..header + 18].fill(0);
+    packet
+}
+
+/// The packet after one hop.
+fn hopped(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let at = if packet[0] >> 4 == 4 { 8 } else { 7 };
+    packet[at] -= 1;
+    guests::repair_header(&mut packet);
+    without_tcp_sum(&packet)
+}
+
+proptest! {
+    #![proptest_config(config(500))]
+
+    #[test]
+    fn what_is_encoded_can_be_decoded(tape in prop::collection::vec(any::<u8>(), 0..80)) {
+        let request = Request::Do(world::command(&mut Tape::new(&tape)));
+        let mut line = codec::encode(&request);
+        prop_assert_eq!(line.pop(), Some(b'\n'));
+        prop_assert!(!line.contains(&b'\n'));
+        prop_assert_eq!(codec::decode_request(&line).expect("our own line"), request);
+    }
+
+    #[test]
+    fn rules_that_are_printed_can_be_read(tape in prop::collection::vec(any::<u8>(), 0..80)) {
+        // What the grammar takes, it prints so that it takes it again and means the same.
+        let Some(line) = rule_line(&world::command(&mut Tape::new(&tape))) else {
+            return Ok(());
+        };
+        let Ok(commands) = rules::parse("rules", &line, &NumbersOnly) else {
+            return Ok(());
+        };
+        prop_assert_eq!(commands.len(), 1);
+        prop_assert_eq!(rule_line(&commands[0]), Some(line));
+    }
+}
+
+fn rule_line(command: &Command) -> Option<String> {
+    match command {
+        Command::AddService(spec) => Some(rules::service_line(spec, &NumbersOnly)),
+        Command::AddReal { service, real } => Some(rules::real_line(service, real, &NumbersOnly)),
+        _ => None,
+    }
+}
