@@ -313,9 +313,13 @@ impl Conn {
         (new, from, to)
     }
 
-    /// Moves the real server's counts when the entry became active or inactive.
+    /// Moves the real server's counts when the entry became active or inactive. One that was gone by
+    /// then counts no more: `retire` has undone what stood in its word.
     fn follow_activity(&self, old: u32, new: u32) {
         let Some(server) = &self.server else { return };
+        if old & flag::GONE != 0 {
+            return;
+        }
         match (old & flag::INACTIVE != 0, new & flag::INACTIVE != 0) {
             (true, false) => {
                 server.active.fetch_add(1, Relaxed);
