@@ -3,7 +3,7 @@
 //! (`ip_vs_conn.c`, `struct ip_vs_conn`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::direction::Direction;
 use super::state::State;
@@ -28,6 +28,8 @@ mod flag {
     pub const GONE: u32 = 1 << 11;
     /// The state number.
     pub const STATE: u32 = 0xff;
+    /// Where the number of the forwarding method begins; it has three bits and never changes.
+    pub const METHOD_SHIFT: u32 = 12;
 }
 
 /// One connection entry. About 104 bytes: what a packet needs is together and small.
@@ -49,8 +51,7 @@ pub struct Conn {
     in_packets: AtomicU32,
     armed: AtomicU32,
     mark: u32,
-    controls: AtomicU16,
-    method: ForwardMethod,
+    controls: AtomicU32,
 }
 
 /// What a new entry is made of.
@@ -78,6 +79,7 @@ impl Conn {
     pub fn open(opening: Opening, now: Instant) -> Conn {
         let tuple = opening.tuple;
         let mut word = flag::INACTIVE | u32::from(State::initial(tuple.protocol()).number());
+        word |= (opening.method as u32) << flag::METHOD_SHIFT;
         if opening.method != ForwardMethod::Masq {
             word |= flag::NO_OUTPUT;
         }
@@ -114,8 +116,7 @@ impl Conn {
             in_packets: AtomicU32::new(0),
             armed: AtomicU32::new(0),
             mark: opening.mark,
-            controls: AtomicU16::new(0),
-            method: opening.method,
+            controls: AtomicU32::new(0),
         }
     }
 
@@ -146,7 +147,13 @@ impl Conn {
 
     /// How packets get there.
     pub fn method(&self) -> ForwardMethod {
-        self.method
+        match self.word.load(Relaxed) >> flag::METHOD_SHIFT & 7 {
+            0 => ForwardMethod::Masq,
+            1 => ForwardMethod::Local,
+            2 => ForwardMethod::Tunnel,
+            3 => ForwardMethod::Route,
+            _ => ForwardMethod::Bypass,
+        }
     }
 
     /// The entry that controls this one: its template.
@@ -233,7 +240,7 @@ impl Conn {
     /// VIP.
     pub fn out_tuple(&self) -> Tuple {
         let client = (self.client, self.client_port);
-        let speaker = if self.method == ForwardMethod::Masq {
+        let speaker = if self.method() == ForwardMethod::Masq {
             (self.real, self.real_port)
         } else {
             (self.virt, self.virt_port)
