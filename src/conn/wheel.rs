@@ -113,6 +113,6 @@ impl Wheel {
 
     /// When `turn` should be called next; `None` while it knows nobody.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        (self.len != 0).then_some(Instant::from_nanos((self.tick + 1) << SLOT_SHIFT))
+        (self.len != 0).then_some(Instant::from_nanos(self.tick << SLOT_SHIFT))
     }
 }
