@@ -68,12 +68,12 @@ pub struct RealServer {
 impl RealServer {
     /// Connections counted active: those that do work.
     pub fn active(&self) -> u32 {
-        self.live.active.load(Relaxed)
+        now_counted(&self.live.active)
     }
 
     /// Connections counted inactive: all others.
     pub fn inactive(&self) -> u32 {
-        self.live.inactive.load(Relaxed)
+        now_counted(&self.live.inactive)
     }
 
     /// Has it reached its upper threshold?
@@ -149,7 +149,7 @@ impl RealLive {
 
     /// Active and inactive connections together (templates do not count).
     pub fn total(&self) -> u32 {
-        self.active.load(Relaxed) + self.inactive.load(Relaxed)
+        now_counted(&self.active).saturating_add(now_counted(&self.inactive))
     }
 
     /// A connection was bound: overloaded from the upper threshold on (`ip_vs_bind_dest`).
@@ -178,6 +178,13 @@ impl RealLive {
             self.overloaded.store(false, Relaxed);
         }
     }
+}
+
+/// A count that may be below zero for a moment: when two workers move one connection to and fro, the
+/// second may count it out before the first has counted it in. Nobody shall take that for a
+/// huge one (the kernel's counts are signed).
+fn now_counted(count: &AtomicU32) -> u32 {
+    count.load(Relaxed).cast_signed().max(0).unsigned_abs()
 }
 
 /// Five counters of one worker about one server or service. Only that worker writes, so no locked

@@ -270,7 +270,7 @@ fn stories() {
 fn quotients_are_compared_without_rounding_or_overflow() {
     let mut bench = Bench::new("wlc", &[i32::MAX, i32::MAX - 1]);
     for real in &bench.reals {
-        real.live.active.store(u32::MAX, Relaxed);
+        real.live.active.store(i32::MAX.unsigned_abs(), Relaxed);
     }
     assert_eq!(
         bench.ask(None),
