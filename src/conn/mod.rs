@@ -18,3 +18,6 @@ pub use index::Index;
 pub use state::State;
 pub use table::{ConnTable, TableFull};
 pub use wheel::{Due, Wheel};
+
+#[cfg(test)]
+mod tests;
