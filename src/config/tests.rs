@@ -75,7 +75,13 @@ fn every_key_arrives() {
     assert_eq!(port.neighbours, [(ip("10.0.0.254"), mac)]);
     assert_eq!(config.ports[1].interface, "eth1.100");
     assert_eq!(config.tunables.conn_reuse_mode, 2);
-    assert!(config.tunables.expire_nodest_conn && config.tunables.sloppy_tcp);
+    assert_eq!(
+        (
+            config.tunables.expire_nodest_conn,
+            config.tunables.sloppy_tcp
+        ),
+        (1, 1)
+    );
     assert_eq!(config.limits.conn_entries_max, 1_000_000);
     assert_eq!(config.limits.neigh_held_frames_max, 1);
 }

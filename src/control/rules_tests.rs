@@ -441,7 +441,7 @@ fn a_batch_with_one_bad_line_changes_nothing() {
     assert_eq!(room.run(Command::Batch(good.to_vec())), Reply::Done);
     let after = room.plane.snapshot();
     assert_eq!(after.id.0, before.id.0 + 1, "one snapshot for all");
-    assert!(after.tunables.sloppy_tcp && after.service(&other).is_some());
+    assert!(after.tunables.sloppy_tcp != 0 && after.service(&other).is_some());
     let reals = &after.service(&web()).expect("service").reals;
     let weights: Vec<i32> = reals.iter().map(|real| real.weight.0).collect();
     assert_eq!(weights, [4, 1, 9], "deleted and added again: at the head");

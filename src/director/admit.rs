@@ -72,10 +72,10 @@ pub fn admit<P: Probe>(
 /// May this segment open a connection at all?
 fn may_open(segment: Segment, tunables: &Tunables) -> bool {
     match segment {
-        Segment::Tcp(flags) => !flags.rst() && (flags.syn() || tunables.sloppy_tcp),
+        Segment::Tcp(flags) => !flags.rst() && (flags.syn() || tunables.sloppy_tcp != 0),
         Segment::Udp => true,
         Segment::Sctp { first, .. } => {
-            first != SCTP_ABORT && (first == SCTP_INIT || tunables.sloppy_sctp)
+            first != SCTP_ABORT && (first == SCTP_INIT || tunables.sloppy_sctp != 0)
         }
     }
 }
@@ -236,7 +236,7 @@ fn template_holds(
     let Some(real) = chosen_by(known, service) else {
         return false;
     };
-    let quiesced = snapshot.tunables.expire_quiescent_template && real.weight.0 == 0;
+    let quiesced = snapshot.tunables.expire_quiescent_template != 0 && real.weight.0 == 0;
     !quiesced && (!known.is_due(now) || known.outlives_expiry(now))
 }
 

@@ -184,7 +184,7 @@ impl Director {
                 serve::serve(&conn, direction, segment, p, own)
             }
             Some((conn, _)) => {
-                if !own.snapshot.tunables.expire_nodest_conn {
+                if own.snapshot.tunables.expire_nodest_conn == 0 {
                     return Verdict::Drop(DropReason::RealServerGone);
                 }
                 self.table.remove(&conn);

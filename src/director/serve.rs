@@ -57,7 +57,7 @@ pub fn is_reused(conn: &Conn, segment: Segment, tunables: &Tunables) -> bool {
     let quiesced = conn
         .server()
         .is_some_and(|server| server.weight.load(Relaxed) == 0);
-    if tunables.expire_nodest_conn && quiesced {
+    if tunables.expire_nodest_conn != 0 && quiesced {
         return true;
     }
     let mode = tunables.conn_reuse_mode;

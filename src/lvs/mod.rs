@@ -5,6 +5,7 @@ pub mod flow;
 pub mod method;
 pub mod real;
 pub mod service;
+pub mod sysctl;
 pub mod tunables;
 pub mod tuple;
 
@@ -12,5 +13,6 @@ pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
 pub use method::{ForwardMethod, Tunnel, TunnelChecksum};
 pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
 pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
-pub use tunables::{Limits, Timeouts, Tunables};
+pub use sysctl::{Accepts, Tunables};
+pub use tunables::{Limits, Timeouts};
 pub use tuple::Tuple;

@@ -1,5 +1,5 @@
-//! Everything an operator can tune, with the kernel's names where the kernel has them
-//! (`/proc/sys/net/ipv4/vs`), and every limit of ours.
+//! The timeouts that `ipvsadm --set` changes, and every limit of ours. The kernel's sysctls are in
+//! `sysctl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,41 +21,6 @@ impl Default for Timeouts {
             tcp_s: 900,
             tcp_fin_s: 120,
             udp_s: 300,
-        }
-    }
-}
-
-/// The kernel's sysctls that the code obeys so far; defaults are the kernel's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tunables {
-    /// Bit 0: a SYN over TIME_WAIT or CLOSE is scheduled anew; bit 1: also over FIN_WAIT without
-    /// output. 0 keeps the old entry.
-    pub conn_reuse_mode: u8,
-    /// A packet whose real server was deleted ends the entry instead of being dropped.
-    pub expire_nodest_conn: bool,
-    /// Templates of quiesced servers are not used.
-    pub expire_quiescent_template: bool,
-    /// Any TCP packet but RST may open a connection.
-    pub sloppy_tcp: bool,
-    /// Any SCTP packet but ABORT may open a connection.
-    pub sloppy_sctp: bool,
-    /// Answer real servers whose packets match no connection.
-    pub nat_icmp_send: bool,
-    /// ICMP errors may open connections.
-    pub schedule_icmp: bool,
-}
-
-impl Default for Tunables {
-    fn default() -> Tunables {
-        Tunables {
-            conn_reuse_mode: 1,
-            expire_nodest_conn: false,
-            expire_quiescent_template: false,
-            sloppy_tcp: false,
-            sloppy_sctp: false,
-            nat_icmp_send: false,
-            schedule_icmp: false,
         }
     }
 }
