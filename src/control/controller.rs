@@ -110,6 +110,7 @@ pub struct Controller {
     next_object: u64,
     next_estimate: Instant,
     shape: u64,
+    deletions: u64,
     snapshot: Arc<Snapshot>,
 }
 
@@ -140,6 +141,7 @@ impl Controller {
             next_object: 0,
             next_estimate: now + RATE_PERIOD,
             shape: 0,
+            deletions: 0,
             snapshot: Arc::new(Snapshot::new(parts)),
         }
     }
@@ -178,6 +180,11 @@ impl Controller {
     /// Counts the changes of what exists: services, real servers, ports.
     pub fn shape(&self) -> u64 {
         self.shape
+    }
+
+    /// Counts the real servers that were ever deleted.
+    pub fn deletions(&self) -> u64 {
+        self.deletions
     }
 
     /// The desired services.
@@ -273,8 +280,7 @@ impl Controller {
         for real in gone.reals {
             let detail = gone.details.remove(&real.live.id);
             let meter = detail.expect("every real server has its details").meter;
-            real.live.available.store(false, Relaxed);
-            self.trash.put(key, real.live, meter, gone.object, now);
+            self.throw_away(key, real.live, meter, gone.object, now);
         }
     }
 
@@ -345,6 +351,19 @@ impl Controller {
             id: live.id,
             before,
         });
+        self.throw_away(key, live, meter, object, now);
+    }
+
+    /// From now on the packets of its connections are dropped.
+    fn throw_away(
+        &mut self,
+        key: ServiceKey,
+        live: Arc<RealLive>,
+        meter: Meter,
+        object: u64,
+        now: Instant,
+    ) {
+        self.deletions += 1;
         live.available.store(false, Relaxed);
         self.trash.put(key, live, meter, object, now);
     }

@@ -17,6 +17,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub use controller::Controller;
 pub use event::{ClientId, Input, Output};
@@ -73,6 +74,8 @@ pub struct ControlPlane {
     adopted: Vec<SnapshotId>,
     waiting: Vec<Waiting>,
     audits: u64,
+    /// Once this snapshot is in force everywhere, connections of deleted real servers end.
+    orphans_end: Option<SnapshotId>,
     stopped: bool,
 }
 
@@ -136,6 +139,7 @@ impl ControlPlane {
             outputs: VecDeque::new(),
             waiting: Vec::new(),
             audits: 0,
+            orphans_end: None,
             stopped: false,
             setup,
         }
@@ -206,8 +210,13 @@ impl ControlPlane {
             return self.reply(from, Reply::Refused(Refusal::OutOfMemory));
         }
         let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
+        let deletions = self.controller.deletions();
         if let Err(refusal) = self.controller.apply(command, now) {
             return self.reply(from, Reply::Refused(refusal));
+        }
+        let snapshot = self.controller.snapshot();
+        if self.controller.deletions() != deletions && snapshot.tunables.expire_nodest_conn {
+            self.orphans_end = Some(snapshot.id);
         }
         self.spread(shape, id);
         self.wait(from, Wait::Adoption(self.controller.snapshot().id), now);
@@ -277,8 +286,12 @@ impl ControlPlane {
         }
     }
 
+    /// A snapshot may have come into force everywhere.
     fn answer_adoptions(&mut self) {
         let everywhere = *self.adopted.iter().min().expect("there is a worker");
+        if self.orphans_end.take_if(|id| *id <= everywhere).is_some() {
+            end_orphans(&self.setup.table);
+        }
         self.answer(|waiting| matches!(waiting.wait, Wait::Adoption(id) if id <= everywhere));
     }
 
@@ -421,5 +434,23 @@ impl ControlPlane {
 
     fn reply(&mut self, to: ClientId, reply: Reply) {
         self.outputs.push_back(Output::Reply { to, reply });
+    }
+}
+
+/// Ends the connections of deleted real servers, as `expire_nodest_conn` wants it
+/// (`ip_vs_expire_nodest_conn_flush`); those that control others after the ones they control.
+fn end_orphans(table: &ConnTable) {
+    let mut orphans = Vec::new();
+    table.for_each(|conn| {
+        if conn
+            .server()
+            .is_some_and(|server| !server.available.load(Relaxed))
+        {
+            orphans.push(Arc::clone(conn));
+        }
+    });
+    orphans.sort_by_key(|conn| conn.is_controlling());
+    for conn in orphans.iter().filter(|conn| !conn.is_controlling()) {
+        table.remove(conn);
     }
 }

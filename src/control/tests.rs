@@ -113,6 +113,26 @@ impl Room {
         Arc::clone(&snapshot.service(&key).expect("service").reals[at].live)
     }
 
+    /// A client's connection to the first real server, bound and in the table.
+    pub fn open_connection(&self) -> Arc<Conn> {
+        let tuple = Tuple::from(Flow {
+            protocol: Protocol::TCP,
+            source: endpoint("203.0.113.9", 40_000),
+            target: endpoint("10.0.0.100", 80),
+        });
+        let opening = Opening {
+            tuple,
+            real: (pack(ip("192.168.1.11")), 8080),
+            method: ForwardMethod::Masq,
+            server: Some(self.live(web(), 0)),
+            control: None,
+            mark: 0,
+            template: false,
+        };
+        let conn = Arc::new(Conn::open(opening, self.now));
+        self.table.insert(conn).expect("room in the table")
+    }
+
     /// Addresses of the servers that the next `count` connections would go to.
     pub fn picks(&self, key: ServiceKey, count: usize) -> Vec<IpAddr> {
         let snapshot = self.plane.snapshot();
@@ -421,23 +441,8 @@ fn connections_are_listed_with_the_seconds_they_have_left() {
     let mut room = Room::new(1);
     room.run(add_web("rr"));
     room.run(add("192.168.1.11", 1));
-    let tuple = Tuple::from(Flow {
-        protocol: Protocol::TCP,
-        source: endpoint("203.0.113.9", 40_000),
-        target: endpoint("10.0.0.100", 80),
-    });
-    let opening = Opening {
-        tuple,
-        real: (pack(ip("192.168.1.11")), 8080),
-        method: ForwardMethod::Masq,
-        server: Some(room.live(web(), 0)),
-        control: None,
-        mark: 0,
-        template: false,
-    };
-    let conn = Arc::new(Conn::open(opening, room.now));
+    let conn = room.open_connection();
     conn.restart(60, room.now);
-    room.table.insert(conn).expect("room in the table");
     room.sleep_ms(2_500);
     let outputs = room.ask(Request::Ask(Query::Connections));
     let expected = ConnRow {
@@ -451,4 +456,28 @@ fn connections_are_listed_with_the_seconds_they_have_left() {
     let listing = Listing::Connections(vec![expected]);
     assert_eq!(reply_in(&outputs), Some(&Reply::Listing(listing)));
     assert_eq!(room.row(web()).reals[0].inactive, 1);
+}
+
+/// `expire_nodest_conn`, and without it tests/golden/states/timer-nodest.json.
+#[test]
+fn connections_of_a_deleted_server_end_at_once_only_if_wanted() {
+    for (wanted, left) in [("0", 1), ("1", 0)] {
+        let mut room = Room::new(2);
+        let name = "expire_nodest_conn".to_string();
+        let value = wanted.to_string();
+        room.run(Command::SetTunable { name, value });
+        room.run(add_web("rr"));
+        room.run(add("192.168.1.11", 1));
+        room.open_connection();
+        room.ask(Request::Do(delete("192.168.1.11")));
+        let id = room.plane.snapshot().id;
+        room.report(0, Report::Adopted(id));
+        assert_eq!(
+            room.table.len(),
+            1,
+            "worker 1 may still open connections to it"
+        );
+        room.report(1, Report::Adopted(id));
+        assert_eq!(room.table.len(), left, "expire_nodest_conn = {wanted}");
+    }
 }
