@@ -215,7 +215,8 @@ impl ControlPlane {
             return self.reply(from, Reply::Refused(refusal));
         }
         let snapshot = self.controller.snapshot();
-        if self.controller.deletions() != deletions && snapshot.tunables.expire_nodest_conn {
+        let ends = snapshot.tunables.expire_nodest_conn != 0;
+        if ends && self.controller.deletions() != deletions {
             self.orphans_end = Some(snapshot.id);
         }
         self.spread(shape, id);
