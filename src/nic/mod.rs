@@ -3,20 +3,20 @@
 //! off our frames. Nothing in here knows a virtual service or a connection.
 
 mod error;
+mod netlink;
 mod packet_mmsg;
 mod packet_ring;
 mod packet_socket;
 mod packet_tx;
+mod quiet;
+mod quiet_nft;
+mod quiet_tc;
 pub mod steer;
 mod sys;
 mod tun;
 mod wait;
 
 #[cfg(test)]
-#[expect(dead_code, reason = "quiet will use all of it")]
-mod netlink;
-#[cfg(test)]
-#[expect(dead_code, reason = "the tests of quiet will use all of it")]
 mod tests;
 
 use std::fmt;
@@ -26,6 +26,7 @@ use std::str::FromStr;
 use crate::wire::{Mac, Rx, Tx};
 
 pub use error::{OpenError, OpenErrorKind};
+pub use quiet::{KeepOff, QUIET_ADDRESSES_MAX, Quiet, QuietError, QuietPort, QuietRules};
 pub use steer::Side;
 pub use wait::{EventFd, Waiter, wait};
 

@@ -68,12 +68,12 @@ impl Message {
 
     /// Adds an attribute.
     pub fn put(&mut self, kind: u16, value: &[u8]) -> &mut Message {
-        self.nest(kind, |message| message.bytes.extend_from_slice(value))
+        self.attribute(kind, |message| message.bytes.extend_from_slice(value))
     }
 
     /// Adds text, with the zero byte behind it.
     pub fn text(&mut self, kind: u16, text: &str) -> &mut Message {
-        self.nest(kind, |message| {
+        self.attribute(kind, |message| {
             message.bytes.extend_from_slice(text.as_bytes());
             message.bytes.push(0);
         })
@@ -90,6 +90,7 @@ impl Message {
     }
 
     /// Adds bytes that are no attribute: a fixed part inside a nest.
+    #[cfg(test)]
     pub fn raw(&mut self, bytes: &[u8]) -> &mut Message {
         self.bytes.extend_from_slice(bytes);
         self.pad();
@@ -98,6 +99,10 @@ impl Message {
 
     /// Adds an attribute that holds what `fill` adds.
     pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) -> &mut Message {
+        self.attribute(kind | libc::NLA_F_NESTED as u16, fill)
+    }
+
+    fn attribute(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) -> &mut Message {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; ATTRIBUTE_LEN]);
         fill(self);

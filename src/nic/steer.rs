@@ -183,6 +183,10 @@ pub(super) mod op {
         jump(code, bits, then, otherwise)
     }
 
+    pub const fn jump_over(instructions: u32) -> sock_filter {
+        plain(libc::BPF_JMP | libc::BPF_JA | libc::BPF_K, instructions)
+    }
+
     pub const fn give_back(value: u32) -> sock_filter {
         plain(libc::BPF_RET | libc::BPF_K, value)
     }

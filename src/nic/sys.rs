@@ -157,6 +157,12 @@ pub(super) fn interface_flags(fd: &OwnedFd, index: u32) -> io::Result<i32> {
     }
 }
 
+/// The value of a sysctl of this thread's network namespace, by its path under `/proc/sys`.
+pub(super) fn sysctl(path: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;
+    Some(text.trim().to_string())
+}
+
 /// Puts `new` in the place of `fd`: the number stays, what it stands for changes, the old is closed.
 pub(super) fn replace(fd: &impl AsRawFd, new: OwnedFd) -> io::Result<()> {
     // SAFETY: both descriptors are open; dup3 closes what `fd` stood for.

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
@@ -221,55 +221,43 @@ fn link_message(kind: u16, index: u32, message_flags: i32, flags: i32) -> Messag
     Message::new(kind, message_flags, &fixed)
 }
 
-/// Adds an IPv4 address to an interface.
-pub fn add_address(name: &str, address: Ipv4Addr, prefix_len: u8) {
-    let index = crate::nic::sys::interface_index(name).unwrap();
-    let mut fixed = vec![libc::AF_INET as u8, prefix_len, 0, 0];
-    fixed.extend_from_slice(&index.to_ne_bytes());
-    let mut message = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE, &fixed);
-    message.put(libc::IFA_LOCAL, &address.octets());
-    message.put(libc::IFA_ADDRESS, &address.octets());
-    route_request(message);
+/// Adds an address to an interface; it is in force at once.
+pub fn add_address(name: &str, address: impl Into<IpAddr>, prefix_len: u8) {
+    address_request(libc::RTM_NEWADDR, name, address.into(), prefix_len);
 }
 
-/// The default route of IPv4.
-pub fn add_default_route(gateway: Ipv4Addr) {
-    let fixed = [
-        libc::AF_INET as u8,
-        0,
-        0,
-        0,
-        libc::RT_TABLE_MAIN,
-        libc::RTPROT_STATIC,
-        libc::RT_SCOPE_UNIVERSE,
-        libc::RTN_UNICAST,
-        0,
-        0,
-        0,
-        0,
-    ];
-    let mut message = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE, &fixed);
-    message.put(libc::RTA_GATEWAY, &gateway.octets());
+/// Takes an address from an interface.
+pub fn delete_address(name: &str, address: impl Into<IpAddr>, prefix_len: u8) {
+    address_request(libc::RTM_DELADDR, name, address.into(), prefix_len);
+}
+
+fn address_request(kind: u16, name: &str, address: IpAddr, prefix_len: u8) {
+    let index = crate::nic::sys::interface_index(name).unwrap();
+    let (family, bytes) = match address {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let mut fixed = vec![family as u8, prefix_len, libc::IFA_F_NODAD as u8, 0];
+    fixed.extend_from_slice(&index.to_ne_bytes());
+    let mut message = Message::new(kind, libc::NLM_F_CREATE, &fixed);
+    message.put(libc::IFA_LOCAL, &bytes);
+    message.put(libc::IFA_ADDRESS, &bytes);
     route_request(message);
 }
 
 /// A neighbour that need not be asked.
-pub fn add_neighbour(interface: &str, address: IpAddr, mac: Mac) {
+pub fn add_neighbour(interface: &str, address: impl Into<IpAddr>, mac: Mac) {
     let index = crate::nic::sys::interface_index(interface).unwrap();
-    let family = if address.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
+    let (family, bytes) = match address.into() {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
     };
     let mut fixed = vec![family as u8, 0, 0, 0];
     fixed.extend_from_slice(&index.to_ne_bytes());
     fixed.extend_from_slice(&libc::NUD_PERMANENT.to_ne_bytes());
     fixed.extend_from_slice(&[0, 0]);
     let mut message = Message::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, &fixed);
-    match address {
-        IpAddr::V4(address) => message.put(libc::NDA_DST, &address.octets()),
-        IpAddr::V6(address) => message.put(libc::NDA_DST, &address.octets()),
-    };
+    message.put(libc::NDA_DST, &bytes);
     message.put(libc::NDA_LLADDR, &mac.0);
     route_request(message);
 }
@@ -290,6 +278,27 @@ pub fn set_tcp_segmentation(interface: &str, on: bool) {
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     // SAFETY: the request holds a name and points at an `ethtool_value`.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &mut request) }).unwrap();
+}
+
+/// Kills a process that runs `body` in this namespace, without giving it a chance to clean up.
+pub fn killed(body: fn()) {
+    // SAFETY: the child runs only this function and is killed; it is waited for.
+    unsafe {
+        let child = libc::fork();
+        assert!(child >= 0, "fork: {}", io::Error::last_os_error());
+        if child == 0 {
+            let result = std::panic::catch_unwind(body);
+            let signal = if result.is_ok() {
+                libc::SIGKILL
+            } else {
+                libc::SIGTERM
+            };
+            libc::kill(libc::getpid(), signal);
+        }
+        let mut status = 0;
+        assert_eq!(libc::waitpid(child, &mut status, 0), child);
+        assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
+    }
 }
 
 /// Writes a sysctl of the calling thread's namespace.
