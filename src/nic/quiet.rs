@@ -224,7 +224,8 @@ fn is_silent(ports: &[QuietPort], rules: &QuietRules, reasons: &str) -> Result<(
             if rules.vips.contains(address) {
                 return Err(QuietError::new(format!(
                     "{reasons}the kernel would answer for {address} besides us: take it away \
-                     (ip addr del {address}/{prefix_len} dev {}), or keep the kernel off by nft or tc",
+                     (ip addr del {address}/{prefix_len} dev {}), or keep the kernel off \
+                     by nft or tc",
                     interface.name
                 )));
             }
