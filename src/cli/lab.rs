@@ -2,14 +2,18 @@
 //! machinery is the room `lab`; in here are the words people type and what they get to read.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::config::command::{AccountRow, Listing, Query};
+use crate::cli::client::Client;
+use crate::cli::list;
+use crate::config::command::{AccountRow, ConnRow, Listing, Query, Reply, Request, ServiceRow};
+use crate::config::ipvsadm::{Columns, List, What as Shown};
+use crate::config::words::NumbersOnly;
 use crate::lab::host::{Load, LoadReport};
 use crate::lab::topology::{Path, Topology};
 use crate::lab::{self, Director, Lab, cleanup, exec, keeper};
@@ -18,6 +22,8 @@ use crate::lab::{self, Director, Lab, cleanup, exec, keeper};
 const REQUESTS_AT_ONCE: u16 = 16;
 /// Most requests of one run.
 const REQUESTS_MAX: u64 = 10_000_000;
+/// Rows of the connection table that are shown; `--keep` and `ulvs adm -L -c` show all.
+const CONNECTIONS_SHOWN: usize = 10;
 /// Exit status after Ctrl-C, as shells give it.
 const INTERRUPTED: u8 = 130;
 
@@ -140,7 +146,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         What::Route(words) => route(&words),
         What::Exec { lab, host, command } => exec::run(lab.as_deref(), &host, &command)
             .map(|status| ExitCode::from(u8::try_from(status).unwrap_or(1))),
-        What::List { json } => list(json),
+        What::List { json } => list_labs(json),
         What::Down { name } => down(name.as_deref()),
         What::Fetch { target, path } => {
             exec::fetch(target, &path, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
@@ -169,7 +175,7 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
     lab::check_machine(&topology)?;
     let mut lab = Lab::start(topology.clone(), words.run.name.as_deref())?;
     if !words.run.json {
-        print_network(&lab);
+        show(&network(&lab));
     }
     lab.start_director(&Director {
         nic: words.nic.name().to_string(),
@@ -179,7 +185,7 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
     let vip = SocketAddr::new(topology.vip, topology.port);
     let report = lab.load(&load(&words.run, vec![vip]))?;
     let seen = Seen::ask(&lab)?;
-    let fine = report.failed == 0 && seen.account.balances && seen.account.silent.is_empty();
+    let fine = report.failed == 0 && seen.balances();
     if words.run.json {
         let mut document = document(&lab, &report);
         document["scheduler"] = json!(words.scheduler);
@@ -187,7 +193,9 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
         document["workers"] = json!(words.workers);
         document["story"] = json!(seen.story);
         document["account"] = json!(seen.account);
-        println!("{document:#}");
+        document["services"] = json!(seen.services);
+        document["connections"] = json!(seen.connections.len());
+        show(&format!("{document:#}\n"));
     } else {
         let what = format!(
             "{} requests to http://{vip}/ by {}, nic {}, {} worker(s)",
@@ -196,9 +204,8 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
             words.nic.name(),
             words.workers,
         );
-        print_report(&what, &topology, &report);
-        print_lines("The first connection, packet by packet", &seen.story);
-        print_account(&seen.account);
+        show(&outcome(&what, &topology, &report));
+        show(&seen.text());
     }
     finish(lab, &words.run, fine)
 }
@@ -207,7 +214,7 @@ fn route(words: &Run) -> io::Result<ExitCode> {
     let topology = Topology::nat(Path::Kernel);
     let mut lab = Lab::start(topology.clone(), words.name.as_deref())?;
     if !words.json {
-        print_network(&lab);
+        show(&network(&lab));
     }
     // The client plays the scheduler: a server of weight 2 is asked twice.
     let turns = |(_, address, weight): (&str, _, u32)| {
@@ -220,13 +227,13 @@ fn route(words: &Run) -> io::Result<ExitCode> {
         .collect();
     let report = lab.load(&load(words, targets))?;
     if words.json {
-        println!("{:#}", document(&lab, &report));
+        show(&format!("{:#}\n", document(&lab, &report)));
     } else {
         let what = format!(
             "{} requests to the real servers by their weights, routed by the kernel",
             words.requests
         );
-        print_report(&what, &topology, &report);
+        show(&outcome(&what, &topology, &report));
     }
     finish(lab, words, report.failed == 0)
 }
@@ -243,19 +250,10 @@ fn load(words: &Run, targets: Vec<SocketAddr>) -> Load {
 /// Leaves the lab up or takes it down, and gives the exit status.
 fn finish(lab: Lab, words: &Run, fine: bool) -> io::Result<ExitCode> {
     if words.keep {
-        let control = lab.control();
-        let director = lab.topology().path != Path::Kernel;
+        let topology = lab.topology().clone();
         let name = lab.keep()?;
         if !words.json {
-            let program = std::env::current_exe().unwrap_or_else(|_| "ulvs".into());
-            let program = program.display();
-            println!("The lab {name} stays up. Go on with:");
-            if director {
-                println!("  {program} adm --control {} -L -n", control.display());
-            }
-            println!("  {program} lab exec --lab {name} client -- {program} lab fetch 1.2.3.1:80");
-            println!("  {program} lab exec --lab {name} rs1 -- sh");
-            println!("  {program} lab down {name}");
+            show(&how_to_go_on(&name, &topology));
         }
     } else {
         lab.stop()?;
@@ -267,20 +265,108 @@ fn finish(lab: Lab, words: &Run, fine: bool) -> io::Result<ExitCode> {
     })
 }
 
+fn how_to_go_on(name: &str, topology: &Topology) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| "ulvs".into());
+    let program = program.display();
+    let director = topology.path != Path::Kernel;
+    let server = topology
+        .real_servers()
+        .first()
+        .map(|(_, address, _)| *address);
+    let target = if director { Some(topology.vip) } else { server };
+    let target = SocketAddr::new(target.unwrap_or(topology.vip), topology.port);
+    let mut lines = vec![
+        format!("{program} lab exec --lab {name} client -- {program} lab fetch {target}"),
+        format!("{program} lab exec --lab {name} rs1 -- sh"),
+        format!("{program} lab down {name}"),
+    ];
+    if director {
+        let listing = format!("{program} lab exec --lab {name} director -- {program} adm -L -n");
+        lines.insert(0, listing);
+    }
+    section(&format!("The lab {name} stays up. Go on with:"), &lines)
+}
+
 /// What the director says when the requests are done.
 struct Seen {
+    table_size: u32,
+    services: Vec<ServiceRow>,
+    connections: Vec<ConnRow>,
     account: AccountRow,
     story: Vec<String>,
 }
 
 impl Seen {
     fn ask(lab: &Lab) -> io::Result<Seen> {
-        let strange = |what| io::Error::other(format!("the director does not tell its {what}"));
-        let Listing::Account(mut account) = lab.query(Query::Account)? else {
-            return Err(strange("account"));
+        let mut client = Client::connect(&lab.control().to_string_lossy())?;
+        let mut ask = |query| match client.ask(&Request::Ask(query)) {
+            Ok(Reply::Listing(listing)) => Ok(listing),
+            Ok(other) => Err(io::Error::other(format!("the director said {other:?}"))),
+            Err(error) => Err(io::Error::other(error)),
+        };
+        let (connections, services, account) = (
+            ask(Query::Connections)?,
+            ask(Query::Services(None))?,
+            ask(Query::Account)?,
+        );
+        let Listing::Connections(connections) = connections else {
+            return Err(io::Error::other(
+                "the director does not tell its connections",
+            ));
+        };
+        let Listing::Services {
+            table_size,
+            services,
+        } = services
+        else {
+            return Err(io::Error::other("the director does not tell its services"));
+        };
+        let Listing::Account(mut account) = account else {
+            return Err(io::Error::other("the director does not tell its account"));
         };
         let story = std::mem::take(&mut account.story);
-        Ok(Seen { account, story })
+        Ok(Seen {
+            table_size,
+            services,
+            connections,
+            account,
+            story,
+        })
+    }
+
+    /// Was every frame accounted for, by every worker?
+    fn balances(&self) -> bool {
+        self.account.balances && self.account.silent.is_empty()
+    }
+
+    fn text(&self) -> String {
+        let lines = |text: &str| -> Vec<String> { text.lines().map(str::to_string).collect() };
+        let asked = |what| List {
+            what,
+            numeric: true,
+            exact: false,
+            sorted: true,
+            columns: Columns::Plain,
+        };
+        let all = asked(Shown::Services(None));
+        let services = list::services(self.table_size, &self.services, &all, &NumbersOnly);
+        let first = &self.connections[..self.connections.len().min(CONNECTIONS_SHOWN)];
+        let listing = list::connections(first, &asked(Shown::Connections), &NumbersOnly);
+        let mut connections = lines(&listing);
+        if self.connections.len() > CONNECTIONS_SHOWN {
+            let more = self.connections.len() - CONNECTIONS_SHOWN;
+            connections.push(format!("and {more} more"));
+        }
+        section("The first connection, packet by packet", &self.story)
+            + &section(
+                "The services, as ipvsadm -L -n prints them",
+                &lines(&services),
+            )
+            + &section(
+                "The connections, as ipvsadm -L -n -c prints them",
+                &connections,
+            )
+            + &frames(&self.account)
     }
 }
 
@@ -306,39 +392,46 @@ fn document(lab: &Lab, report: &LoadReport) -> Value {
     })
 }
 
-fn print_network(lab: &Lab) {
+fn network(lab: &Lab) -> String {
     let users = if lab.own_users() {
         "network and user namespaces of its own"
     } else {
         "network namespaces of its own"
     };
-    println!("The lab {}, in {users}\n", lab.name());
-    for line in lab.topology().drawing() {
-        println!("  {line}");
-    }
-    println!();
+    let heading = format!("The lab {}, in {users}\n", lab.name());
+    section(&heading, &lab.topology().drawing())
 }
 
-fn print_report(what: &str, topology: &Topology, report: &LoadReport) {
+/// A heading, lines under it, and an empty line.
+fn section(heading: &str, lines: &[String]) -> String {
+    let lines: String = lines.iter().map(|line| format!("  {line}\n")).collect();
+    format!("{heading}\n{lines}\n")
+}
+
+fn outcome(what: &str, topology: &Topology, report: &LoadReport) -> String {
     let seconds = micros_as_s(report.took_us);
-    println!("{what}: {} failed, {seconds:.2} s\n", report.failed);
-    for (reason, count) in &report.errors {
-        println!("  {count} x {reason}");
-    }
+    let heading = format!("{what}: {} failed, {seconds:.2} s\n", report.failed);
+    let errors = report.errors.iter();
+    let mut lines: Vec<String> = errors
+        .map(|(reason, n)| format!("{n} x {reason}"))
+        .collect();
     let reals = topology.real_servers();
     let weights: u32 = reals.iter().map(|(_, _, weight)| weight).sum();
-    println!("  server   address           weight     of all    served");
+    lines.push("server   address           weight     of all    served".to_string());
     for (name, address, weight) in reals {
         let served = report.served.get(name).copied().unwrap_or(0);
         let share = f64::from(weight) * 100.0 / f64::from(weights.max(1));
-        println!("  {name:<8} {address:<16} {weight:>7}   {share:>6.1} %   {served:>7}");
+        lines.push(format!(
+            "{name:<8} {address:<16} {weight:>7}   {share:>6.1} %   {served:>7}"
+        ));
     }
-    println!(
-        "\nLatency: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms\n",
+    let latency = format!(
+        "Latency: p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms\n",
         micros_as_s(report.p50_us) * 1e3,
         micros_as_s(report.p99_us) * 1e3,
         micros_as_s(report.max_us) * 1e3,
     );
+    format!("{}{latency}\n", section(&heading, &lines))
 }
 
 #[expect(
@@ -349,44 +442,55 @@ fn micros_as_s(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-fn print_lines(heading: &str, lines: &[String]) {
-    println!("{heading}");
-    for line in lines {
-        println!("  {line}");
-    }
-    println!();
-}
-
-fn print_account(account: &AccountRow) {
+fn frames(account: &AccountRow) -> String {
     let balances = if account.balances {
         "it balances"
     } else {
         "IT DOES NOT BALANCE"
     };
-    println!("The frame account: {balances}");
-    println!(
-        "  received {} = forwarded {} + answered {} + passed {} + held {} + dropped {}",
+    let mut lines = vec![format!(
+        "received {} = forwarded {} + answered {} + passed {} + held {} + dropped {}",
         account.received,
         account.forwarded,
         account.answered,
         account.passed,
         account.held,
         account.dropped,
-    );
-    for (reason, count) in &account.drops {
-        println!("  dropped: {count} {reason}");
+    )];
+    let drops = account.drops.iter();
+    lines.extend(drops.map(|(reason, count)| format!("dropped: {count} {reason}")));
+    let silent = account.silent.iter();
+    lines.extend(silent.map(|worker| format!("worker {worker} did not answer: not counted")));
+    lines.push(format!(
+        "made by the director itself: {}",
+        account.originated
+    ));
+    let row = |cells: [&str; 6]| {
+        let [name, received, overrun, truncated, sent, refused] = cells;
+        format!("{name:<8} {received:>10} {overrun:>10} {truncated:>10} {sent:>10} {refused:>10}")
+    };
+    lines.push(row([
+        "port",
+        "received",
+        "overrun",
+        "truncated",
+        "sent",
+        "refused",
+    ]));
+    for (name, counts) in &account.ports {
+        let [a, b, c, d, e] = counts.map(|count| count.to_string());
+        lines.push(row([name, &a, &b, &c, &d, &e]));
     }
-    println!("  made by the director itself: {}", account.originated);
-    println!("  port       received    overrun  truncated       sent    refused");
-    for (name, [received, overrun, truncated, sent, refused]) in &account.ports {
-        println!(
-            "  {name:<8} {received:>10} {overrun:>10} {truncated:>10} {sent:>10} {refused:>10}"
-        );
-    }
-    println!();
+    section(&format!("The frame account: {balances}"), &lines)
 }
 
-fn list(as_json: bool) -> io::Result<ExitCode> {
+/// Shows a text. A reader who has gone away (`| head`) is no reason to end otherwise.
+fn show(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn list_labs(as_json: bool) -> io::Result<ExitCode> {
     let labs = cleanup::list()?;
     let hosts = |lab: &cleanup::Found| -> Vec<String> {
         let hosts = lab.record.iter().flat_map(|record| &record.hosts);
@@ -397,19 +501,24 @@ fn list(as_json: bool) -> io::Result<ExitCode> {
             json!({ "name": lab.name(), "alive": lab.alive, "hosts": hosts(lab),
                     "folder": lab.folder })
         };
-        println!("{:#}", labs.iter().map(entry).collect::<Value>());
+        let document = labs.iter().map(entry).collect::<Value>();
+        show(&format!("{document:#}\n"));
         return Ok(ExitCode::SUCCESS);
     }
     for lab in &labs {
-        let state = if lab.alive {
-            "up"
-        } else {
-            "dead; `ulvs lab down` removes what is left"
-        };
-        println!("{:<12} {state}", lab.name());
         if lab.alive {
-            println!("  hosts   {}", hosts(lab).join(" "));
-            println!("  folder  {}", lab.folder.display());
+            show(&section(
+                &format!("{} is up", lab.name()),
+                &[
+                    format!("hosts   {}", hosts(lab).join(" ")),
+                    format!("folder  {}", lab.folder.display()),
+                ],
+            ));
+        } else {
+            let name = lab.name();
+            show(&format!(
+                "{name} is dead; `ulvs lab down` removes what is left\n"
+            ));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -417,7 +526,7 @@ fn list(as_json: bool) -> io::Result<ExitCode> {
 
 fn down(name: Option<&str>) -> io::Result<ExitCode> {
     for name in cleanup::down(name)? {
-        println!("{name} is gone");
+        show(&format!("{name} is gone\n"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,8 @@ use super::{cleanup, host, netns};
 
 /// Set for commands that `exec` starts: the lab's name.
 pub const LAB_VARIABLE: &str = "ULVS_LAB";
+/// Set for commands that `exec` starts: where `ulvs adm` finds the lab's director.
+pub const CONTROL_VARIABLE: &str = "ULVS_CONTROL";
 /// Set for commands that `exec` starts: the inode of the machine's own network.
 pub const MACHINE_VARIABLE: &str = "ULVS_LAB_MACHINE";
 
@@ -45,6 +47,7 @@ pub fn run(lab: Option<&str>, host: &str, command: &[String]) -> io::Result<i32>
     command.args(arguments);
     command.env(LAB_VARIABLE, &record.name);
     command.env(MACHINE_VARIABLE, record.machine_net.to_string());
+    command.env(CONTROL_VARIABLE, found.folder.join(super::CONTROL));
     // SAFETY: the closure makes one system call.
     unsafe { command.pre_exec(|| netns::die_with_parent(true)) };
     leave_signals_to_child();

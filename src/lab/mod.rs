@@ -11,14 +11,13 @@ pub mod netns;
 pub mod topology;
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::config::codec;
-use crate::config::command::{Listing, Query, Reply, Request};
 use cleanup::{Claim, Process};
 use host::{Load, LoadReport};
 use keeper::{Answer, Order};
@@ -31,8 +30,8 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
 const DIRECTOR_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long an orderly stop may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the director may take to answer a question.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Name of the director's control socket in the lab's folder.
+const CONTROL: &str = "control";
 /// Longest answer of a keeper.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Longest path of a Unix socket, with its zero byte: unix(7).
@@ -127,7 +126,7 @@ impl Lab {
 
     /// Where the director's control socket is.
     pub fn control(&self) -> PathBuf {
-        self.claim().folder.join("control")
+        self.claim().folder.join(CONTROL)
     }
 
     /// Writes the director's configuration, starts it, and waits until frames flow.
@@ -174,14 +173,6 @@ impl Lab {
             Answer::Loaded(report) => Ok(report),
             other => Err(self.unexpected(&other)),
         }
-    }
-
-    /// Asks the director.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub fn query(&self, query: Query) -> io::Result<Listing> {
-        query_at(&self.control(), query)
     }
 
     /// Stops the director in order and removes everything.
@@ -381,23 +372,6 @@ pub fn check_machine(topology: &Topology) -> io::Result<()> {
         })?;
     }
     Ok(())
-}
-
-/// Asks the director whose control socket this is.
-///
-/// # Errors
-/// When nobody answers there, or something else than a listing.
-pub fn query_at(control: &Path, query: Query) -> io::Result<Listing> {
-    let mut stream = UnixStream::connect(control)?;
-    stream.set_read_timeout(Some(QUERY_TIMEOUT))?;
-    stream.set_write_timeout(Some(QUERY_TIMEOUT))?;
-    stream.write_all(&codec::encode(&Request::Ask(query)))?;
-    let mut answer = Vec::new();
-    BufReader::new(stream.take(codec::REPLY_BYTES_MAX as u64)).read_until(b'\n', &mut answer)?;
-    match codec::decode_reply(&answer).map_err(io::Error::other)? {
-        Reply::Listing(listing) => Ok(listing),
-        other => Err(io::Error::other(format!("the director said {other:?}"))),
-    }
 }
 
 fn with_log(error: &io::Error, log: &Path) -> io::Error {
