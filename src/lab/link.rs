@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State};
+use rtnetlink::packet_route::link::{
+    InfoBridge, InfoData, InfoVeth, LinkAttribute, LinkMessage, State,
+};
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::packet_route::rule::RuleAction;
@@ -60,7 +62,10 @@ impl Network {
     /// # Errors
     /// What the kernel refused; a kernel without bridges says "not supported".
     pub async fn add_bridge(&self, name: &str, mtu: u32) -> io::Result<()> {
-        let message = LinkBridge::new(name).mtu(mtu).up().build();
+        // A bridge that watches multicasts joins their watchers with frames of its own (RFC 4286).
+        let plain = InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]);
+        let message = LinkBridge::new(name).set_info_data(plain).mtu(mtu).up();
+        let message = message.build();
         let added = self.handle.link().add(message).execute().await;
         added.map_err(|error| doing(&format!("making the bridge {name}"), &error))
     }
@@ -103,7 +108,7 @@ impl Network {
     ///
     /// # Errors
     /// What the kernel refused.
-    pub async fn configure(&self, host: &Host) -> io::Result<()> {
+    pub async fn configure(&self, inside: &Inside, host: &Host) -> io::Result<()> {
         self.take_up("lo").await?;
         for interface in &host.interfaces {
             for address in &interface.addresses {
@@ -119,14 +124,14 @@ impl Network {
             }
             self.take_up(&interface.name).await?;
         }
-        self.wire(&host.wiring).await
+        self.wire(inside, &host.wiring).await
     }
 
     /// Adds routes, rules and proxies. The interfaces they name are taken up first.
     ///
     /// # Errors
     /// What the kernel refused; "no such device" when an interface is not there.
-    pub async fn wire(&self, wiring: &Wiring) -> io::Result<()> {
+    pub async fn wire(&self, inside: &Inside, wiring: &Wiring) -> io::Result<()> {
         for route in &wiring.routes {
             if let Some(name) = &route.interface {
                 self.take_up(name).await?;
@@ -146,6 +151,9 @@ impl Network {
             let request = self.handle.neighbours().add(index, *address);
             let added = request.flags(NeighbourFlags::Proxy).execute().await;
             added.map_err(|error| doing(&format!("answering ARP for {address}"), &error))?;
+            // Else the kernel answers for others after a random part of 0.8 s.
+            let delay = format!("ipv4/neigh/{interface}/proxy_delay");
+            set_sysctls(inside, &[(delay, "0".to_string())])?;
         }
         Ok(())
     }

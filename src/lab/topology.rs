@@ -303,13 +303,9 @@ fn director(path: Path) -> Host {
     sysctls.push(("ipv4/ip_forward".to_string(), forward.to_string()));
     let mut late = Wiring::default();
     if path == Path::Tun {
-        for name in [
-            "ipv4/conf/all/rp_filter",
-            "ipv4/conf/default/rp_filter",
-            // Without this a proxy answers ARP after a random part of 0.8 s.
-            "ipv4/neigh/default/proxy_delay",
-        ] {
-            sysctls.push((name.to_string(), "0".to_string()));
+        for name in ["all", "default"] {
+            let name = format!("ipv4/conf/{name}/rp_filter");
+            sysctls.push((name, "0".to_string()));
         }
         let into_tun = |to: Prefix, table: u32| Route {
             to,
@@ -374,8 +370,8 @@ fn route(to: Prefix, via: Prefix) -> Route {
     }
 }
 
-/// There is no IPv6 in this network, so nobody shall look for IPv6 routers in it either.
-fn quiet() -> Vec<(String, String)> {
+/// There is no IPv6 in these networks, so nobody, switch included, shall look for IPv6 routers.
+pub fn quiet() -> Vec<(String, String)> {
     ["all", "default"]
         .map(|name| (format!("ipv6/conf/{name}/disable_ipv6?"), "1".to_string()))
         .to_vec()
