@@ -35,6 +35,8 @@ const PATTERN_BYTES: usize = 1_048_573;
 const WRITE_BYTES: usize = 256 * 1024;
 /// Source ports of the client: every connection has one of its own for as long as that goes.
 const SOURCE_PORTS: std::ops::Range<u16> = 10_000..60_000;
+/// After so many failures in a row the rest is not tried any more and counts as failed.
+const FAILURES_IN_A_ROW_MAX: u64 = 32;
 /// Kinds of failure a report tells apart.
 const ERRORS_MAX: usize = 8;
 
@@ -269,7 +271,7 @@ pub struct Load {
 /// What became of a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadReport {
-    /// Requests sent.
+    /// Requests asked for.
     pub requests: u64,
     /// Requests without a whole answer 200.
     pub failed: u64,
@@ -291,10 +293,10 @@ impl Load {
     /// Sends the requests and waits for all answers, but not longer than they may take.
     pub async fn run(self, _: &Inside) -> LoadReport {
         let start = Instant::now();
-        let (load, next) = (Arc::new(self), Arc::new(AtomicU64::new(0)));
+        let (load, shared) = (Arc::new(self), Arc::new(Shared::default()));
         let mut lanes = JoinSet::new();
         for _ in 0..load.at_once.max(1) {
-            lanes.spawn(Arc::clone(&load).run_lane(Arc::clone(&next)));
+            lanes.spawn(Arc::clone(&load).run_lane(Arc::clone(&shared)));
         }
         let mut report = LoadReport::default();
         let mut latencies = Histogram::new();
@@ -318,29 +320,49 @@ impl Load {
         report
     }
 
-    async fn run_lane(self: Arc<Load>, next: Arc<AtomicU64>) -> (LoadReport, Histogram) {
+    async fn run_lane(self: Arc<Load>, shared: Arc<Shared>) -> (LoadReport, Histogram) {
         let mut report = LoadReport::default();
         let mut latencies = Histogram::new();
         loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
+            let number = shared.next.fetch_add(1, Ordering::Relaxed);
             if number >= self.requests {
                 return (report, latencies);
+            }
+            report.requests += 1;
+            if shared.is_hopeless() {
+                report.failed += 1;
+                count_error(&mut report.errors, "not tried any more".to_string(), 1);
+                continue;
             }
             let target = self.targets[(number % self.targets.len() as u64) as usize];
             let start = Instant::now();
             let asked = timeout(REQUEST_TIMEOUT, ask_once(target, &self.path, number)).await;
-            report.requests += 1;
             match asked.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())) {
                 Ok(server) => {
                     latencies.record(nanos(start.elapsed()));
+                    shared.failures_in_a_row.store(0, Ordering::Relaxed);
                     *report.served.entry(server).or_default() += 1;
                 }
                 Err(error) => {
                     report.failed += 1;
+                    shared.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
                     count_error(&mut report.errors, error.to_string(), 1);
                 }
             }
         }
+    }
+}
+
+/// What the lanes of a load know of each other.
+#[derive(Default)]
+struct Shared {
+    next: AtomicU64,
+    failures_in_a_row: AtomicU64,
+}
+
+impl Shared {
+    fn is_hopeless(&self) -> bool {
+        self.failures_in_a_row.load(Ordering::Relaxed) >= FAILURES_IN_A_ROW_MAX
     }
 }
 

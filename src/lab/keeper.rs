@@ -21,7 +21,7 @@ use super::cleanup::HostRecord;
 use super::host::{Load, LoadReport, Server};
 use super::link::{End, Network, set_sysctls, wait_until_up};
 use super::netns::{self, HostNamespaces, Inside};
-use super::topology::{Host, Interface, Role, Topology, Wiring};
+use super::topology::{Host, Interface, Role, Topology, Wiring, quiet};
 use crate::config::codec;
 
 /// The line a director prints when frames flow.
@@ -172,7 +172,7 @@ impl Keeper {
                     order => return order,
                 },
                 _ = terminate.recv() => return None,
-                _ = self.ended.recv() => self.reap(),
+                _ = self.ended.recv() => reap(&mut self.director),
             }
         }
     }
@@ -225,6 +225,7 @@ impl Keeper {
 
     /// Connects the hosts; gives back the names of the links that stay here, in the switch.
     async fn lay_cables(&self, topology: &Topology) -> io::Result<Vec<String>> {
+        set_sysctls(&self.inside, &quiet())?;
         let network = Network::open(&self.inside)?;
         let mut ports = Vec::new();
         let mut indices = LINK_INDEX_FIRST..;
@@ -288,8 +289,20 @@ impl Keeper {
     }
 
     async fn load(&mut self, load: Load) -> io::Result<LoadReport> {
+        let had_director = self.director.is_some();
         let client = host_with(&self.hosts, Role::Client)?;
-        client.ask(|answer| Job::Load(load, answer)).await
+        let mut report = std::pin::pin!(client.ask(|answer| Job::Load(load, answer)));
+        loop {
+            tokio::select! {
+                report = &mut report => return report,
+                _ = self.ended.recv() => reap(&mut self.director),
+            }
+            if had_director && self.director.is_none() {
+                return Err(io::Error::other(
+                    "the director ended before the requests did",
+                ));
+            }
+        }
     }
 
     fn keep(&mut self) -> io::Result<()> {
@@ -301,7 +314,7 @@ impl Keeper {
     /// Stops the director with SIGTERM, or by force. Gives back what was wrong with that.
     async fn stop_director(&mut self) -> Option<String> {
         let pid = self.director?;
-        self.reap();
+        reap(&mut self.director);
         if self.director.is_none() {
             return Some("the director had ended by itself; see its log".to_string());
         }
@@ -323,19 +336,19 @@ impl Keeper {
         self.director = None;
         wrong
     }
+}
 
-    /// Takes leave of what has ended: as process 1 we inherit every orphan of the lab.
-    fn reap(&mut self) {
-        loop {
-            // SAFETY: waitpid with a null status only takes leave.
-            let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
-            if pid <= 0 {
-                return;
-            }
-            if self.director == Some(pid) {
-                eprintln!("the director, process {pid} of the lab, has ended");
-                self.director = None;
-            }
+/// Takes leave of what has ended: as process 1 we inherit every orphan of the lab.
+fn reap(director: &mut Option<i32>) {
+    loop {
+        // SAFETY: waitpid with a null status only takes leave.
+        let pid = unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) };
+        if pid <= 0 {
+            return;
+        }
+        if *director == Some(pid) {
+            eprintln!("the director, process {pid} of the lab, has ended");
+            *director = None;
         }
     }
 }
@@ -458,7 +471,7 @@ async fn configure(host: &Host, inside: &Inside) -> io::Result<()> {
     let names = host.interfaces.iter().map(|interface| &interface.name);
     let names: Vec<String> = names.cloned().collect();
     let configured = async {
-        Network::open(inside)?.configure(host).await?;
+        Network::open(inside)?.configure(inside, host).await?;
         wait_until_up(inside, &names).await
     };
     let in_host =
@@ -467,7 +480,7 @@ async fn configure(host: &Host, inside: &Inside) -> io::Result<()> {
 }
 
 async fn wire(inside: &Inside, wiring: &Wiring) -> io::Result<()> {
-    Network::open(inside)?.wire(wiring).await
+    Network::open(inside)?.wire(inside, wiring).await
 }
 
 /// Starts this program in the namespaces of the calling thread, and tells when it is ready.

@@ -32,6 +32,8 @@ const DIRECTOR_TIMEOUT: Duration = Duration::from_secs(25);
 const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Name of the director's control socket in the lab's folder.
 const CONTROL: &str = "control";
+/// Name of the file with what the director has printed.
+const DIRECTOR_LOG: &str = "director.log";
 /// Longest answer of a keeper.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Longest path of a Unix socket, with its zero byte: unix(7).
@@ -145,7 +147,7 @@ impl Lab {
             &config,
             director_config(&self.topology, director, &control)?,
         )?;
-        let log = folder.join("director.log");
+        let log = folder.join(DIRECTOR_LOG);
         let order = Order::StartDirector {
             arguments: vec![
                 "run".to_string(),
@@ -167,11 +169,12 @@ impl Lab {
     /// # Errors
     /// When the lab is gone, or time is up.
     pub fn load(&mut self, load: &Load) -> io::Result<LoadReport> {
-        // At least 100 requests a second, and one that times out at the end.
-        let patience = Duration::from_secs(30 + load.requests / 100);
+        // At least 100 requests a second; a load that gets no answer at all gives up before.
+        let patience = Duration::from_secs(60 + load.requests / 100);
+        let log = self.claim().folder.join(DIRECTOR_LOG);
         match self.ask(&Order::Load(load.clone()), patience)? {
             Answer::Loaded(report) => Ok(report),
-            other => Err(self.unexpected(&other)),
+            other => Err(with_log(&self.unexpected(&other), &log)),
         }
     }
 
@@ -394,7 +397,11 @@ fn director_config(topology: &Topology, director: &Director, control: &Path) -> 
         quoted(&control.to_string_lossy())?,
     );
     match topology.path {
-        DirectorPath::Tun => text.push_str(&format!("tun = {}\n", quoted(TUN_NAME)?)),
+        // Whatever it writes into the device, the kernel knows the way.
+        DirectorPath::Tun => text.push_str(&format!(
+            "tun = \"{TUN_NAME}\"\n\n[[port]]\ninterface = \"{TUN_NAME}\"\nside = \"public\"\n\
+             routes = [{{ to = \"0.0.0.0/0\" }}]\n"
+        )),
         DirectorPath::Frames | DirectorPath::Kernel => {
             for (interface, side, address) in [
                 ("eth0", "public", topology.dip),
@@ -451,7 +458,10 @@ mod tests {
             assert_eq!(config.services.len(), 4, "a service and three servers");
             let interfaces = config.ports.iter().map(|port| port.interface.as_str());
             let interfaces: Vec<&str> = interfaces.collect();
-            assert_eq!(interfaces.is_empty(), path == DirectorPath::Tun);
+            match path {
+                DirectorPath::Tun => assert_eq!(interfaces, [TUN_NAME]),
+                _ => assert_eq!(interfaces, ["eth0", "eth1"]),
+            }
         }
     }
 }
