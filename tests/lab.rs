@@ -2,7 +2,7 @@
 //! happens in between. Every test has a folder of its own for its labs, and finds the processes it
 //! started by that folder's name in their environment.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
@@ -196,10 +196,164 @@ fn requests_cross_the_kernel_and_nothing_is_left() {
 }
 
 #[test]
+fn ulvs_balances_as_the_weights_say() {
+    let place = Place::new();
+    let mut ways = vec![
+        vec!["--nic", "packet"],
+        vec!["--nic", "mmsg"],
+        vec!["--nic", "packet", "--workers", "2"],
+        vec!["--nic", "mmsg", "--workers", "2"],
+    ];
+    match File::options().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => ways.extend([vec!["--nic", "tun"], vec!["--nic", "tun", "--workers", "2"]]),
+        Err(error) => println!("skipped: lab nat --nic tun: /dev/net/tun: {error}"),
+    }
+    for way in ways {
+        let mut words = vec!["nat", "--requests", "400", "--scheduler", "wrr", "--json"];
+        words.extend(&way);
+        let report = place.json(&words);
+        let served = serde_json::json!({ "rs1": 200, "rs2": 100, "rs3": 100 });
+        assert_eq!(report["failed"], 0, "{way:?}");
+        assert_eq!(report["served"], served, "{way:?}");
+        let account = &report["account"];
+        let count = |name: &str| account[name].as_u64().unwrap();
+        let kinds = ["forwarded", "answered", "passed", "held", "dropped"];
+        assert_eq!(
+            count("received"),
+            kinds.map(count).iter().sum::<u64>(),
+            "{way:?}: {account}"
+        );
+        // Nobody else is in there: no frame is the kernel's, and none has to be dropped.
+        assert_eq!(
+            (count("passed"), count("dropped")),
+            (0, 0),
+            "{way:?}: {account}"
+        );
+        // A connection is never less than SYN, SYN ACK, and two FINs with their ACKs.
+        assert!(count("forwarded") > 400 * 6, "{way:?}: {account}");
+        let first = report["story"][0].as_str().unwrap();
+        assert!(first.contains("1.2.3.1:80 TCP S "), "{way:?}: {first}");
+        place.assert_empty();
+    }
+}
+
+#[test]
+fn what_people_get_to_read_is_all_there() {
+    let (place, before) = (Place::new(), machine());
+    let said = place.fine(&["nat"]);
+    for part in [
+        "VIP 1.2.3.1:80",
+        "100 requests to http://1.2.3.1:80/ by wrr, nic packet, 1 worker(s): 0 failed",
+        "Latency: p50 ",
+        "pick      wrr ",
+        "NONE -> SYN_RECV",
+        "  TCP  1.2.3.1:80 wrr\n    -> 192.168.1.11:80              Masq    2      ",
+        "TIME_WAIT   1.2.3.100:",
+        "The frame account: it balances",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in\n{said}");
+    }
+    place.assert_empty();
+    assert_eq!(machine(), before);
+}
+
+#[test]
+fn a_director_that_will_not_start_or_dies_says_so() {
+    let place = Place::new();
+    let refused = place.lab(&["nat", "--scheduler", "nosuch"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        said.contains("nosuch") && said.contains("ulvs.toml"),
+        "{said}"
+    );
+    place.assert_empty();
+
+    let mut child = place
+        .command(&["nat", "--requests", "1000000"])
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let director = loop {
+        assert!(Instant::now() < deadline, "no director");
+        let log = place.labs().join("nat/director.log");
+        let ready = fs::read_to_string(log).is_ok_and(|text| text.contains("ulvs: ready"));
+        let is_director = |pid: &i32| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.starts_with(b"ulvs\0run\0")
+        };
+        match place.processes().into_iter().find(is_director) {
+            Some(pid) if ready => break pid,
+            _ => pass(Duration::from_millis(1)),
+        }
+    };
+    // SAFETY: kill takes two numbers; this is the director that this test has just started.
+    assert_eq!(unsafe { libc::kill(director, libc::SIGKILL) }, 0);
+    let status = wait(&mut child, PATIENCE).expect("the lab does not wait for the dead");
+    assert_eq!(status.code(), Some(1));
+    let mut said = String::new();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert!(said.contains("the director ended"), "{said}");
+    place.assert_empty();
+}
+
+#[test]
+fn a_download_through_the_director_is_what_the_server_sent() {
+    let place = Place::new();
+    place.fine(&["nat", "--requests", "1", "--keep"]);
+    let program = place.program.to_str().unwrap();
+    let fetch = |server: &str| {
+        let path = "/bytes/50000000";
+        let words = [
+            "exec", "client", "--", program, "lab", "fetch", server, path,
+        ];
+        place.lab(&words).stdout
+    };
+    let through = fetch("1.2.3.1:80");
+    let words = [
+        "exec",
+        "rs2",
+        "--",
+        program,
+        "lab",
+        "fetch",
+        "127.0.0.1:80",
+        "/bytes/50000000",
+    ];
+    let sent = place.lab(&words).stdout;
+    assert_eq!(sent.len(), 50_000_000);
+    assert!(
+        through == sent,
+        "{} bytes came through, or other ones",
+        through.len()
+    );
+    // Without the director there is no way from the client to a real server.
+    assert!(fetch("192.168.1.11:80").is_empty());
+    let listing = place.fine(&["exec", "director", "--", program, "adm", "-L", "-n"]);
+    assert!(
+        listing.contains("-> 192.168.1.12:80              Masq    1 "),
+        "{listing}"
+    );
+    place.fine(&["down"]);
+    place.assert_empty();
+}
+
+#[test]
 fn an_ordinary_user_has_labs_too() {
     let Some(place) = Place::of_an_ordinary_user() else {
         return;
     };
+    let report = place.json(&["nat", "--requests", "100", "--json"]);
+    assert_eq!(report["failed"], 0);
+    assert_eq!(
+        report["served"],
+        serde_json::json!({ "rs1": 50, "rs2": 25, "rs3": 25 })
+    );
     let report = place.json(&["route", "--requests", "100", "--json", "--keep"]);
     assert_eq!(report["failed"], 0);
     assert_eq!(
@@ -347,10 +501,12 @@ fn ctrl_c_takes_everything_down() {
 #[test]
 fn killed_at_any_moment_it_leaves_nothing_to_lab_down() {
     let (place, before) = (Place::new(), machine());
+    // Under ULVS_LAB_KILLS=50 it is as long as the release asks for.
+    let kills = std::env::var("ULVS_LAB_KILLS").map_or(20, |text| text.parse().unwrap());
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
     let mut rng = Rng::new(seed);
-    for _ in 0..25 {
+    for _ in 0..kills {
         let mut child = place
             .command(&["route", "--requests", "20"])
             .spawn()
