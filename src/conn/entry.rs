@@ -3,8 +3,9 @@
 //! (`ip_vs_conn.c`, `struct ip_vs_conn`).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::defence::assures;
 use super::direction::Direction;
 use super::state::State;
 use crate::lvs::tuple::{PackedAddress, Tuple, unpack};
@@ -26,6 +27,8 @@ mod flag {
     pub const TEMPLATE: u32 = 1 << 10;
     /// No longer in the table; whoever still holds it must let go.
     pub const GONE: u32 = 1 << 11;
+    /// A template one of whose connections was established: the defences spare it.
+    pub const ASSURED: u32 = 1 << 12;
     /// The state number.
     pub const STATE: u32 = 0xff;
     /// Where the number of the forwarding method begins; it has three bits and never changes.
@@ -39,8 +42,8 @@ pub struct Conn {
     virt: PackedAddress,
     real: PackedAddress,
     client_port: u16,
-    virt_port: u16,
-    real_port: u16,
+    virt_port: AtomicU16,
+    real_port: AtomicU16,
     protocol: Protocol,
     family: Family,
     deadline: AtomicU64,
@@ -71,6 +74,24 @@ pub struct Opening {
     pub mark: u32,
     /// It is a template.
     pub template: bool,
+}
+
+/// What the state tables go by, beside the packet.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRules<'a> {
+    /// Timeouts in force.
+    pub timeouts: &'a Timeouts,
+    /// The wary TCP table is in force.
+    pub secure_tcp: bool,
+}
+
+impl<'a> From<&'a Timeouts> for StepRules<'a> {
+    fn from(timeouts: &'a Timeouts) -> StepRules<'a> {
+        StepRules {
+            timeouts,
+            secure_tcp: false,
+        }
+    }
 }
 
 impl Conn {
@@ -104,8 +125,8 @@ impl Conn {
             virt: tuple.target,
             real: opening.real.0,
             client_port: tuple.source_port(),
-            virt_port: tuple.target_port(),
-            real_port: opening.real.1,
+            virt_port: AtomicU16::new(tuple.target_port()),
+            real_port: AtomicU16::new(opening.real.1),
             protocol: tuple.protocol(),
             family: tuple.family(),
             deadline: AtomicU64::new(deadline.as_nanos()),
@@ -132,12 +153,12 @@ impl Conn {
 
     /// What was asked for.
     pub fn virt(&self) -> Endpoint {
-        Endpoint::new(unpack(self.family, self.virt), self.virt_port)
+        Endpoint::new(unpack(self.family, self.virt), self.virt_port.load(Relaxed))
     }
 
     /// Who serves.
     pub fn real(&self) -> Endpoint {
-        Endpoint::new(unpack(self.family, self.real), self.real_port)
+        Endpoint::new(unpack(self.family, self.real), self.real_port.load(Relaxed))
     }
 
     /// The real server it is bound to.
@@ -185,6 +206,11 @@ impl Conn {
         self.has(flag::GONE)
     }
 
+    /// Was one of a template's connections established?
+    pub fn is_assured(&self) -> bool {
+        self.has(flag::ASSURED)
+    }
+
     /// Was no packet of the real server seen yet?
     pub fn no_output(&self) -> bool {
         self.has(flag::NO_OUTPUT)
@@ -208,10 +234,10 @@ impl Conn {
 
     /// Its state as ipvsadm prints it.
     pub fn state_name(&self) -> &'static str {
-        if self.is_template() {
-            "NONE"
-        } else {
-            self.state().name()
+        match (self.is_template(), self.is_assured()) {
+            (true, true) => "ASSURED",
+            (true, false) => "NONE",
+            _ => self.state().name(),
         }
     }
 
@@ -232,7 +258,10 @@ impl Conn {
 
     /// The tuple of packets from the client.
     pub fn in_tuple(&self) -> Tuple {
-        let (client, virt) = ((self.client, self.client_port), (self.virt, self.virt_port));
+        let (client, virt) = (
+            (self.client, self.client_port),
+            (self.virt, self.virt_port.load(Relaxed)),
+        );
         Tuple::new(self.family, self.protocol, client, virt)
     }
 
@@ -241,9 +270,9 @@ impl Conn {
     pub fn out_tuple(&self) -> Tuple {
         let client = (self.client, self.client_port);
         let speaker = if self.method() == ForwardMethod::Masq {
-            (self.real, self.real_port)
+            (self.real, self.real_port.load(Relaxed))
         } else {
-            (self.virt, self.virt_port)
+            (self.virt, self.virt_port.load(Relaxed))
         };
         Tuple::new(self.family, self.protocol, speaker, client)
     }
@@ -271,16 +300,17 @@ impl Conn {
     /// One packet moves the state; the deadline starts anew, and the real server's counts follow when
     /// the state becomes active or stops being so (`ip_vs_set_state`, `set_tcp_state`). Returns the
     /// state before and after.
-    pub fn step(
+    pub fn step<'r>(
         &self,
         direction: Direction,
         segment: Segment,
-        timeouts: &Timeouts,
+        rules: impl Into<StepRules<'r>>,
         now: Instant,
     ) -> (State, State) {
+        let rules = rules.into();
         let mut old = self.word.load(Relaxed);
         loop {
-            let (new, from, to) = self.next_word(old, direction, segment);
+            let (new, from, to) = self.next_word(old, direction, segment, rules.secure_tcp);
             let taken = old == new
                 || self
                     .word
@@ -288,14 +318,25 @@ impl Conn {
                     .is_ok();
             if taken {
                 self.follow_activity(old, new);
-                self.restart(to.timeout_s(timeouts), now);
+                self.restart(to.timeout_s(rules.timeouts), now);
+                if let Some(control) = &self.control
+                    && assures(to, direction == Direction::Out)
+                {
+                    control.word.fetch_or(flag::ASSURED, Relaxed);
+                }
                 return (from, to);
             }
             old = self.word.load(Relaxed);
         }
     }
 
-    fn next_word(&self, old: u32, direction: Direction, segment: Segment) -> (u32, State, State) {
+    fn next_word(
+        &self,
+        old: u32,
+        direction: Direction,
+        segment: Segment,
+        secure: bool,
+    ) -> (u32, State, State) {
         let mut new = old;
         let seen_as = match direction {
             Direction::Out => {
@@ -306,7 +347,7 @@ impl Conn {
             _ => Direction::In,
         };
         let from = self.state_in(old);
-        let to = from.next(seen_as, segment, false);
+        let to = from.next(seen_as, segment, secure);
         if to != from {
             new = new & !flag::STATE | u32::from(to.number());
             if self.server.is_some() {
@@ -358,6 +399,23 @@ impl Conn {
             .store(self.in_packets.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
+    /// How long ago its last packet was.
+    pub fn idle_for(&self, now: Instant) -> Duration {
+        let timeout = Duration::from_secs(self.timeout_s.load(Relaxed).into());
+        let last = self
+            .deadline
+            .load(Relaxed)
+            .saturating_sub(timeout.as_nanos());
+        now - Instant::from_nanos(last)
+    }
+
+    /// A template that is of no use any more is never found again and dies in its own time
+    /// (`ip_vs_check_template`).
+    pub fn disown(&self) {
+        self.virt_port.store(u16::MAX, Relaxed);
+        self.real_port.store(u16::MAX, Relaxed);
+    }
+
     /// Makes it due now.
     pub fn end_now(&self, now: Instant) {
         self.deadline.store(now.as_nanos(), Relaxed);
@@ -374,7 +432,7 @@ impl Conn {
 
     /// Marks it gone and undoes its counts, once; false if somebody did before
     /// (`ip_vs_unbind_dest`).
-    pub(super) fn retire(&self) -> bool {
+    pub fn retire(&self) -> bool {
         let before = self.word.fetch_or(flag::GONE, Relaxed);
         if before & flag::GONE != 0 {
             return false;

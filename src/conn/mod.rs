@@ -1,6 +1,7 @@
 //! Floor A: who is talking to whom. Entries, the shared table, each worker's own index in front of it,
 //! deadlines, and the state grids. Sees flows and times, never bytes.
 
+pub mod defence;
 pub mod direction;
 pub mod entry;
 pub mod index;
@@ -12,8 +13,9 @@ pub mod template;
 pub mod udp;
 pub mod wheel;
 
+pub use defence::Defences;
 pub use direction::Direction;
-pub use entry::{Conn, Opening};
+pub use entry::{Conn, Opening, StepRules};
 pub use index::Index;
 pub use state::State;
 pub use table::{ConnTable, TableFull};

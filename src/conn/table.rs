@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use dashmap::{DashMap, SharedValue};
 
+use super::defence::{Defences, ENTRIES_PER_PAGE};
 use super::direction::Direction;
 use super::entry::Conn;
 use crate::lvs::tuple::Tuple;
@@ -25,6 +26,7 @@ pub struct ConnTable {
     len: AtomicUsize,
     len_max: usize,
     refused: AtomicU64,
+    defences: Arc<Defences>,
 }
 
 /// The table holds `conn_entries_max` entries already.
@@ -40,12 +42,23 @@ impl ConnTable {
             len: AtomicUsize::new(0),
             len_max,
             refused: AtomicU64::new(0),
+            defences: Arc::default(),
         }
     }
 
     /// The seed that packet hashes must use.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The defences, which go by the room left here.
+    pub fn defences(&self) -> &Arc<Defences> {
+        &self.defences
+    }
+
+    /// Room left, in the pages that the defences count in.
+    pub fn pages_left(&self) -> i64 {
+        (self.len_max.saturating_sub(self.len()) / ENTRIES_PER_PAGE) as i64
     }
 
     /// Entries right now, templates included.
@@ -161,6 +174,15 @@ impl ConnTable {
         if removed.is_some() {
             self.len.fetch_sub(1, Relaxed);
             conn.retire();
+        }
+    }
+
+    /// Shows the entries of one of `parts` equal parts of the table, without touching the others.
+    pub fn for_each_in(&self, part: u64, parts: u64, mut look: impl FnMut(&Arc<Conn>)) {
+        for entry in self.map.iter() {
+            if (entry.key() >> 32) % parts.max(1) == part {
+                look(entry.value());
+            }
         }
     }
 

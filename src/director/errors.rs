@@ -1,5 +1,8 @@
 //! ICMP errors about connections (`ip_vs_in_icmp`, `ip_vs_out_icmp`).
 
+use std::sync::Arc;
+
+use super::admit::{self, Admission};
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
@@ -21,8 +24,8 @@ impl Director {
         let Some((quote, tuple)) = quoted_tuple(p) else {
             return stack::answer(p, own);
         };
-        let Some((conn, direction)) = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone())
-        else {
+        let found = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone());
+        let Some((conn, direction)) = found.or_else(|| self.admit_error(&tuple, p, own)) else {
             return stack::answer(p, own);
         };
         if P::ON {
@@ -32,6 +35,21 @@ impl Director {
             });
         }
         follow(&conn, direction, &quote, p, own)
+    }
+}
+
+impl Director {
+    /// With `schedule_icmp` an error about a packet of a service, but of no connection, opens one.
+    fn admit_error<P: Probe>(
+        &self,
+        tuple: &Tuple,
+        p: &mut Passage<'_, '_, P>,
+        own: &mut Own,
+    ) -> Option<(Arc<Conn>, Direction)> {
+        match admit::admit(&self.table, tuple, None, p, own) {
+            Admission::Opened(conn) => Some((conn, Direction::In)),
+            _ => None,
+        }
     }
 }
 

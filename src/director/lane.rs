@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::neigh::{NeighbourCache, Neighbours};
 use super::snapshot::Snapshot;
 use super::verdict::{Account, DropReason};
-use crate::conn::{Index, Wheel};
+use crate::conn::{Defences, Index, Wheel};
 use crate::rng::Rng;
 use crate::sched::Note;
 use crate::time::Instant;
@@ -44,6 +44,8 @@ pub struct Own {
     pub cache: NeighbourCache,
     /// Chance.
     pub rng: Rng,
+    /// The defences in force.
+    pub defences: Arc<Defences>,
     /// Scratch space for the numbers of a pick.
     pub notes: Vec<Note>,
 }
@@ -54,6 +56,7 @@ impl Lane {
         worker: usize,
         snapshot: Arc<Snapshot>,
         neighbours: Arc<Neighbours>,
+        defences: Arc<Defences>,
         seed: u64,
         now: Instant,
     ) -> Lane {
@@ -66,6 +69,7 @@ impl Lane {
             outbox: Outbox::new(limits.answers_per_breath_max as usize),
             held: VecDeque::new(),
             neighbours,
+            defences,
             cache: NeighbourCache::new(limits.neigh_entries_max as usize),
             notes: Vec::new(),
             rng,

@@ -13,9 +13,11 @@ use crate::wire::{Frame, Layout, Malformed, Packet};
 
 pub mod admit;
 pub mod errors;
+mod ike;
 pub mod lane;
 pub mod message;
 pub mod neigh;
+mod persist;
 pub mod probe;
 pub mod resolve;
 pub mod serve;
@@ -144,6 +146,7 @@ impl Director {
             Shape::Arp => stack::hear_arp(p, own),
             Shape::IcmpError => self.relate_error(p, own),
             Shape::Fragment => stack::refuse_fragment(p, own),
+            Shape::Other if ike::is_ipsec(p.packet.layout.protocol) => self.follow_ike(p, own),
             Shape::Other => stack::answer(p, own),
             Shape::Flow(segment) => {
                 if let Some((conn, direction)) = index.find(prepared.hash, &prepared.tuple)
@@ -203,11 +206,17 @@ impl Director {
         index: &mut Index,
         own: &mut Own,
     ) -> Verdict {
-        match admit::admit(&self.table, &prepared.tuple, segment, p, own) {
+        match admit::admit(&self.table, &prepared.tuple, Some(segment), p, own) {
             admit::Admission::Opened(conn) => {
                 index.remember(prepared.hash, Direction::In, &conn);
                 serve::serve(&conn, Direction::In, segment, p, own)
             }
+            admit::Admission::Once(conn) => {
+                let verdict = serve::serve(&conn, Direction::In, segment, p, own);
+                conn.retire();
+                verdict
+            }
+            admit::Admission::Defended => Verdict::Drop(DropReason::Defence),
             admit::Admission::NotOurs => stack::answer(p, own),
             admit::Admission::NoRealServer => stack::refuse_service(p, own),
             admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),

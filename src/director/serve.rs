@@ -11,7 +11,7 @@ use super::verdict::{DropReason, Verdict};
 use super::{Passage, stack, story};
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
-use crate::conn::{Conn, Direction, Wheel};
+use crate::conn::{Conn, Direction, StepRules, Wheel};
 use crate::forward::{self, Outcome};
 use crate::lvs::{ForwardMethod, Protocol, Segment, Tunables};
 use crate::time::Instant;
@@ -94,7 +94,7 @@ pub fn serve<P: Probe>(
         return stack::complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
     }
     count(conn, direction, p.packet.ip_len(), own.worker);
-    let (from, to) = conn.step(direction, segment, &own.snapshot.timeouts, p.now);
+    let (from, to) = conn.step(direction, segment, rules(own), p.now);
     if Wheel::must_arm(conn) {
         own.wheel.arm(conn);
     }
@@ -107,6 +107,14 @@ pub fn serve<P: Probe>(
         });
     }
     carry(conn, direction, p, own)
+}
+
+fn rules(own: &Own) -> StepRules<'_> {
+    let secure_tcp = own.defences.secure_tcp();
+    StepRules {
+        timeouts: &own.snapshot.timeouts,
+        secure_tcp,
+    }
 }
 
 /// Counts a packet at its real server, while that is configured.
@@ -130,7 +138,7 @@ pub fn count(conn: &Conn, direction: Direction, bytes: usize, worker: usize) {
 }
 
 /// Rewrites a packet and finds its way out.
-fn carry<P: Probe>(
+pub(super) fn carry<P: Probe>(
     conn: &Conn,
     direction: Direction,
     p: &mut Passage<'_, '_, P>,

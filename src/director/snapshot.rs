@@ -9,7 +9,8 @@ use foldhash::fast::FixedState;
 
 use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
-    Family, Flow, Limits, Protocol, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
+    Endpoint, Family, Flow, ForwardMethod, Limits, Protocol, RealServer, ServiceKey, ServiceSpec,
+    Stats, Timeouts, Tunables,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -96,6 +97,8 @@ pub struct Snapshot {
     by_key: HashMap<ServiceKey, usize, FixedState>,
     vips: HashMap<IpAddr, (), FixedState>,
     own: HashMap<IpAddr, usize, FixedState>,
+    real_addresses: HashMap<IpAddr, (), FixedState>,
+    masq_reals: HashMap<(Protocol, Endpoint), (), FixedState>,
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
     has_ftp: bool,
@@ -182,9 +185,18 @@ impl Snapshot {
         let mut by_key = HashMap::with_hasher(hasher());
         let mut vips = HashMap::with_hasher(hasher());
         let mut own = HashMap::with_hasher(hasher());
+        let mut real_addresses = HashMap::with_hasher(hasher());
+        let mut masq_reals = HashMap::with_hasher(hasher());
         let (mut has_ftp, mut has_port_zero) = (false, false);
         for (index, service) in parts.services.iter().enumerate() {
             by_key.insert(service.spec.key, index);
+            for real in &service.reals {
+                real_addresses.insert(real.key.0.address, ());
+                let masq = real.method == ForwardMethod::Masq;
+                if let (true, ServiceKey::Address { protocol, .. }) = (masq, service.spec.key) {
+                    masq_reals.insert((protocol, real.key.0), ());
+                }
+            }
             if let ServiceKey::Address { protocol, virt } = service.spec.key {
                 vips.insert(virt.address, ());
                 has_ftp |= protocol == Protocol::TCP && virt.port == 21;
@@ -209,6 +221,8 @@ impl Snapshot {
             by_key,
             vips,
             own,
+            real_addresses,
+            masq_reals,
             has_ftp,
             has_port_zero,
         }
@@ -250,6 +264,16 @@ impl Snapshot {
     /// Is it the address of a virtual service?
     pub fn is_vip(&self, address: &IpAddr) -> bool {
         self.vips.contains_key(address)
+    }
+
+    /// Is it the address of a configured real server?
+    pub fn is_real(&self, address: &IpAddr) -> bool {
+        self.real_addresses.contains_key(address)
+    }
+
+    /// Does a configured real server listen here, under masq, for a service of this protocol?
+    pub fn is_masq_real(&self, protocol: Protocol, endpoint: &Endpoint) -> bool {
+        self.masq_reals.contains_key(&(protocol, *endpoint))
     }
 
     /// Is it an address the director owns on some port (not a VIP)? Which port?

@@ -8,11 +8,15 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
+use crate::lvs::{Endpoint, Protocol};
 use crate::wire::Packet;
 use crate::wire::answer::{self, IcmpError};
 use crate::wire::arp::Arp;
 use crate::wire::icmp::Message;
 use crate::wire::packet::number;
+
+/// Type of the chunk that aborts an association (RFC 9260 section 3.2).
+const SCTP_ABORT: u8 = 6;
 
 /// Hears an ARP packet: learns from it, and answers for the VIPs and our own addresses on this port.
 pub fn hear_arp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
@@ -59,7 +63,11 @@ fn is_ours(own: &Own, address: &IpAddr) -> bool {
 /// A packet that no connection and no service took.
 pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     if !is_ours(own, &p.packet.target()) {
-        return Verdict::Pass;
+        return if is_orphan(p, own) {
+            disown(p, own)
+        } else {
+            Verdict::Pass
+        };
     }
     let packet = &p.packet;
     match packet.layout.protocol {
@@ -78,6 +86,33 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
         number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
         _ => complain(p, own, IcmpError::ProtocolUnreachable, DropReason::Unwanted),
     }
+}
+
+/// With `nat_icmp_send`: does a real server under masq speak from a port of its service, though
+/// nobody asked it? Its resets and aborts may pass.
+fn is_orphan<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
+    if own.snapshot.tunables.nat_icmp_send == 0 || !p.packet.layout.transport {
+        return false;
+    }
+    let packet = &p.packet;
+    let ends_it = packet.tcp_flags() & 0x04 != 0
+        || packet.layout.protocol == number::SCTP
+            && packet
+                .sctp_chunks()
+                .is_some_and(|(first, _)| first == SCTP_ABORT);
+    let protocol = Protocol(packet.layout.protocol);
+    let speaker = Endpoint::new(packet.source(), packet.source_port());
+    !ends_it && own.snapshot.is_masq_real(protocol, &speaker)
+}
+
+/// Tells a real server that nobody listens. It is told as a router tells: the quoted packet has lost a
+/// hop.
+fn disown<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if p.packet.ttl() <= 1 {
+        return complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
+    }
+    p.packet.decrement_ttl();
+    complain(p, own, IcmpError::PortUnreachable, DropReason::Orphan)
 }
 
 fn expects_reset(packet: &Packet<'_>) -> bool {
@@ -123,13 +158,7 @@ pub fn refuse_service<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Ve
 /// Reassembly is not built yet: a fragment that could be ours is dropped and counted.
 pub fn refuse_fragment<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let (source, target) = (p.packet.source(), p.packet.target());
-    let of_real = own.snapshot.services.iter().any(|service| {
-        service
-            .reals
-            .iter()
-            .any(|real| real.key.0.address == source)
-    });
-    if of_real || is_ours(own, &target) {
+    if own.snapshot.is_real(&source) || is_ours(own, &target) {
         Verdict::Drop(DropReason::Fragment)
     } else {
         Verdict::Pass

@@ -70,6 +70,10 @@ drop_reasons! {
     Method = "method",
     /// For our address, but nobody here wants it.
     Unwanted = "unwanted",
+    /// A real server spoke though nobody asked it; it was told (`nat_icmp_send`).
+    Orphan = "orphan",
+    /// The defences against overload dropped a new connection (`drop_packet`).
+    Defence = "defence",
     /// This director is the backup.
     NotPrimary = "not-primary",
 }

@@ -64,6 +64,7 @@ impl Worker {
             setup.number,
             setup.snapshot,
             setup.neighbours,
+            Arc::clone(setup.table.defences()),
             setup.seed,
             now,
         );
