@@ -252,6 +252,7 @@ impl Daemon {
         if ports != before {
             self.handle(Input::PortsChanged(ports));
         }
+        self.crew.wake_all();
     }
 
     fn keep_kernel_off(&mut self) {}

@@ -313,6 +313,15 @@ fn it_goes_on_when_an_interface_goes_down_and_when_it_is_gone() {
         assert_eq!(mac_of_vip("out0"), before);
         delete("eth1");
         assert_eq!(mac_of_vip("out0"), before, "the other port goes on");
+        delete("eth0");
+        alive(&running);
+        add_veth("eth0", "out0");
+        assert_eq!(mac_of_vip("out0"), mac_on_link("eth0"));
+        assert_ne!(
+            mac_on_link("eth0"),
+            before,
+            "another interface of the same name"
+        );
         alive(&running);
         running.stop();
     });

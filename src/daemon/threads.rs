@@ -118,6 +118,11 @@ impl Crew {
         Ok(())
     }
 
+    /// Lets every worker breathe once: a port that was gone is looked for again.
+    pub fn wake_all(&self) {
+        self.hands.iter().for_each(|hand| hand.wake.wake());
+    }
+
     /// The next word of a worker: its number, and what it says. Nothing is lost if the wait is given
     /// up and begun again.
     pub async fn news(&mut self) -> (usize, News) {
