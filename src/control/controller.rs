@@ -177,7 +177,7 @@ impl Controller {
         &self.snapshot
     }
 
-    /// Counts the changes of what exists: services, real servers, ports.
+    /// Counts the changes of what exists: services, real servers and their methods, ports.
     pub fn shape(&self) -> u64 {
         self.shape
     }
@@ -323,7 +323,9 @@ impl Controller {
     fn edit_real(&mut self, key: ServiceKey, spec: RealSpec) {
         let service = self.desired(key);
         let at = service.position(spec.key);
-        let real = &mut service.reals[at.expect("the command was checked: the server is there")];
+        let at = at.expect("the command was checked: the server is there");
+        let rerouted = service.reals[at].method != spec.method;
+        let real = &mut service.reals[at];
         let last_weight = if spec.weight.0 != 0 {
             spec.weight
         } else {
@@ -333,6 +335,7 @@ impl Controller {
         let detail = service.details.get_mut(&real.live.id);
         detail.expect("every real server has its details").spec = spec;
         service.tell_scheduler(Change::Edited);
+        self.shape += u64::from(rerouted);
     }
 
     fn delete_real(&mut self, key: ServiceKey, real: RealKey, now: Instant) {

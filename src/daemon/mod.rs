@@ -3,6 +3,7 @@
 //! what comes out of it is done here. It decides nothing about services or packets.
 
 mod clock;
+mod kernel;
 mod netlink;
 mod signal;
 mod socket;
@@ -24,6 +25,7 @@ pub use start::check;
 use crate::config::{Config, Query, Reply, Request};
 use crate::control::{ClientId, ControlPlane, Input, Output};
 use crate::director::message::Report;
+use kernel::KernelOff;
 use netlink::{LinkState, Links, Seen, Wanted};
 use signal::Signals;
 use socket::Asked;
@@ -88,6 +90,8 @@ struct Daemon {
     /// Somebody wants it to end.
     stopping: bool,
     stopped: bool,
+    /// Behind the workers: they have ended when the kernel gets its frames back.
+    kernel_off: KernelOff,
     /// Last, so that the socket goes when everything else is gone.
     _socket: socket::SocketFile,
 }
@@ -99,6 +103,7 @@ impl Daemon {
         let (socket, questions) = socket.map_err(|error| RunError(error.to_string()))?;
         let links = Links::new().map_err(|error| failed("ask the kernel for its links", &error))?;
         let built = start::build(config, &links).await?;
+        let kernel_off = KernelOff::begin(config, &built.plane.snapshot())?;
         let pin = config.director.pin;
         let crew = Crew::start(built.workers, pin, options.busy_poll);
         Ok(Daemon {
@@ -113,6 +118,7 @@ impl Daemon {
             faults: Vec::new(),
             stopping: false,
             stopped: false,
+            kernel_off,
             _socket: socket,
         })
     }
@@ -201,7 +207,7 @@ impl Daemon {
                         let _ = answer.send(reply);
                     }
                 }
-                Output::Changed => self.keep_kernel_off(),
+                Output::Changed => self.kernel_off.follow(&self.plane.snapshot()),
                 Output::Stopped => self.stopped = true,
             }
         }
@@ -252,10 +258,9 @@ impl Daemon {
         if ports != before {
             self.handle(Input::PortsChanged(ports));
         }
+        self.kernel_off.follow(&self.plane.snapshot());
         self.crew.wake_all();
     }
-
-    fn keep_kernel_off(&mut self) {}
 
     /// Sees the workers off; what is left is undone by being dropped.
     async fn end(mut self) -> Result<(), RunError> {

@@ -13,7 +13,7 @@ use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::*;
 use crate::config::command::{Command, Listing};
-use crate::config::file::{Cidr, NicKind, PortSpec, Side};
+use crate::config::file::{Cidr, KeepKernelOff, NicKind, PortSpec, Side};
 use crate::config::{RealSpec, Refusal, codec};
 use crate::lvs::{
     Endpoint, ForwardMethod, RealKey, ServiceKey, ServiceSpec, Thresholds, Tunnel, Weight,
@@ -324,6 +324,34 @@ fn it_goes_on_when_an_interface_goes_down_and_when_it_is_gone() {
         );
         alive(&running);
         running.stop();
+    });
+}
+
+#[test]
+fn it_does_not_start_where_the_kernel_would_answer_too() {
+    in_new_network(|| {
+        add_veth("eth0", "out0");
+        add_veth("eth1", "out1");
+        with_links(async |handle| {
+            let index = index(&handle, "eth1").await?;
+            handle
+                .address()
+                .add(index, IpAddr::from(VIP), 32)
+                .execute()
+                .await
+        });
+        let options = Options {
+            control: control_path("kernel"),
+            busy_poll: false,
+        };
+        let mut config = config();
+        config.director.keep_kernel_off = KeepKernelOff::None;
+        let refused = run(&config, &options).unwrap_err().to_string();
+        assert!(
+            refused.contains("ip addr del 10.0.0.100/32 dev eth1"),
+            "{refused}"
+        );
+        assert!(!options.control.exists());
     });
 }
 

@@ -1,0 +1,79 @@
+//! Keeps the kernel's own stack off our frames (`nic::Quiet`): says whose frames are ours, at the start
+//! and whenever that changes.
+
+use std::collections::BTreeSet;
+
+use super::{RunError, say};
+use crate::config::Config;
+use crate::config::file::{KeepKernelOff, NicKind};
+use crate::director::snapshot::{Side, Snapshot};
+use crate::lvs::{ForwardMethod, ServiceKey};
+use crate::nic::{self, KeepOff, Quiet, QuietPort, QuietRules};
+
+/// The kernel is kept off as long as this lives.
+#[derive(Debug)]
+pub(super) struct KernelOff(Option<Quiet>);
+
+impl KernelOff {
+    /// Begins. A TUN device needs nothing: what comes out of it the kernel itself has routed there.
+    ///
+    /// # Errors
+    /// When the kernel would talk about our frames and cannot be kept from it; says what to set.
+    pub fn begin(config: &Config, snapshot: &Snapshot) -> Result<KernelOff, RunError> {
+        if config.director.nic == NicKind::Tun {
+            return Ok(KernelOff(None));
+        }
+        for left in Quiet::cleanup_all() {
+            say(&format!("removed what an earlier director left: {left}"));
+        }
+        let keep_off = match config.director.keep_kernel_off {
+            KeepKernelOff::Auto => KeepOff::Auto,
+            KeepKernelOff::Nft => KeepOff::Nft,
+            KeepKernelOff::Tc => KeepOff::Tc,
+            KeepKernelOff::None => KeepOff::None,
+        };
+        let ports = snapshot.ports.iter().map(|port| QuietPort {
+            name: port.name.clone(),
+            side: match port.side {
+                Side::Public => nic::Side::Public,
+                Side::Private => nic::Side::Private,
+            },
+        });
+        let ports: Vec<QuietPort> = ports.collect();
+        let quiet = Quiet::install(keep_off, &ports, &rules(snapshot));
+        let quiet = quiet.map_err(|error| RunError(error.to_string()))?;
+        Ok(KernelOff(Some(quiet)))
+    }
+
+    /// Follows a change of services, real servers, addresses or interfaces. When it cannot, the old
+    /// rules stay, and the person hears of it: what is in force already is not taken back.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        if let Some(quiet) = &mut self.0
+            && let Err(error) = quiet.update(&rules(snapshot))
+        {
+            say(&error.to_string());
+        }
+    }
+}
+
+/// Whose frames are ours. Only the answers of LVS-NAT come through us; other real servers may use this
+/// machine as a router for what is theirs.
+fn rules(snapshot: &Snapshot) -> QuietRules {
+    let services = &snapshot.services;
+    let vips = services
+        .iter()
+        .filter_map(|service| match service.spec.key {
+            ServiceKey::Address { virt, .. } => Some(virt.address),
+            ServiceKey::Mark { .. } => None,
+        });
+    let reals = services.iter().flat_map(|service| &service.reals);
+    let behind_us = reals.filter(|real| real.method == ForwardMethod::Masq);
+    let addresses = snapshot.ports.iter().flat_map(|port| &port.addresses);
+    QuietRules {
+        vips: vips.collect(),
+        own: addresses.map(|(address, _)| *address).collect(),
+        real_servers: behind_us
+            .map(|real| real.key.0.address)
+            .collect::<BTreeSet<_>>(),
+    }
+}
