@@ -208,19 +208,20 @@ impl Index {
         self.used
     }
 
-    /// Forgets a connection that has left the table, if its slots are where they should be.
+    /// Forgets a connection that has left the table, in every slot near the home of this hash. Holes
+    /// do not end the search: where many leave at once there are many, and what is kept here keeps
+    /// its memory.
     pub fn forget(&mut self, hash: u64, conn: &Arc<Conn>) {
         let (home, mask) = (self.home(hash), self.slots.len() - 1);
         for probe in 0..PROBES_MAX {
             let slot = &mut self.slots[(home + probe) & mask];
-            match &slot.conn {
-                None => return,
-                Some(other) if Arc::ptr_eq(other, conn) && (slot.tag ^ hash) & !OUT == 0 => {
-                    slot.conn = None;
-                    self.used -= 1;
-                    return;
-                }
-                Some(_) => {}
+            if slot
+                .conn
+                .as_ref()
+                .is_some_and(|other| Arc::ptr_eq(other, conn))
+            {
+                slot.conn = None;
+                self.used -= 1;
             }
         }
     }
