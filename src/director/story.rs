@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::probe::{Probe, Step};
+use super::snapshot::Port;
 use super::verdict::Verdict;
 use crate::conn::{Conn, Direction, State};
 use crate::lvs::{Endpoint, Flow, Protocol, TcpFlags};
@@ -174,19 +175,7 @@ impl Probe for Teller {
                 flow,
                 detail,
                 len,
-            } => {
-                self.packet.clear();
-                let time = self.since_start().as_secs_f64();
-                let Flow {
-                    source,
-                    target,
-                    protocol,
-                } = flow;
-                self.packet.push(format!(
-                    "  {time:.6}  in {}  {source} > {target} {protocol} {detail} {len} bytes",
-                    port.name
-                ));
-            }
+            } => self.arrived(port, flow, &detail, len),
             Step::Found { conn, direction } => {
                 self.meet(conn);
                 let way = match direction {
@@ -245,6 +234,20 @@ impl Probe for Teller {
 }
 
 impl Teller {
+    fn arrived(&mut self, port: &Port, flow: Flow, detail: &str, len: usize) {
+        self.packet.clear();
+        let time = self.since_start().as_secs_f64();
+        let Flow {
+            source,
+            target,
+            protocol,
+        } = flow;
+        self.packet.push(format!(
+            "  {time:.6}  in {}  {source} > {target} {protocol} {detail} {len} bytes",
+            port.name
+        ));
+    }
+
     fn ended(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Forward { .. } => {}
