@@ -8,6 +8,7 @@ mod packet_mmsg;
 mod packet_ring;
 mod packet_socket;
 mod packet_tx;
+pub mod pcap;
 mod quiet;
 mod quiet_nft;
 mod quiet_tc;
