@@ -226,7 +226,6 @@ fn service(protocol: Protocol, first_id: u32) -> Service {
         spec: ServiceSpec::new(key, "rr"),
         reals,
         scheduler,
-        stats: Arc::new(Stats::lines(1)),
     }
 }
 
@@ -268,7 +267,6 @@ impl World {
             tunables: Tunables::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
-            totals: Arc::new(Stats::lines(1)),
         });
         let plan = Arc::new(Plan {
             udp: AtomicBool::new(false),

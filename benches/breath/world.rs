@@ -9,7 +9,7 @@ use ulvs::conn::ConnTable;
 use ulvs::director::snapshot::{Parts, Port, Role, Service, Side, Snapshot, SnapshotId};
 use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
 use ulvs::lvs::{
-    Endpoint, ForwardMethod, Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats,
+    Endpoint, ForwardMethod, Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec,
     Thresholds, Timeouts, Tunables, Weight,
 };
 use ulvs::time::{Duration, Instant};
@@ -72,7 +72,6 @@ fn snapshot(index: bool, entries: usize) -> Snapshot {
         spec,
         reals,
         scheduler,
-        stats: Arc::new(Stats::lines(1)),
     };
     let limits = Limits {
         conn_entries_max: entries as u32 + 1,
@@ -94,7 +93,6 @@ fn snapshot(index: bool, entries: usize) -> Snapshot {
         tunables: Tunables::default(),
         timeouts: Timeouts::default(),
         limits,
-        totals: Arc::new(Stats::lines(1)),
     })
 }
 

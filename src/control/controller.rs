@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Setup;
 use super::check::{NO_SCHEDULER, Shape};
+use super::guard::Guard;
 use super::meter::Meter;
 use super::trash::Trash;
 use super::tunables;
 use crate::config::{Command, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
-    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
-    Weight,
+    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Timeouts, Tunables, Weight,
 };
 use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
@@ -37,7 +37,8 @@ pub(super) struct Desired {
     pub details: BTreeMap<u32, Detail>,
     pub meter: Meter,
     scheduler: Option<Arc<Mutex<Box<dyn Scheduler>>>>,
-    stats: Arc<Vec<Stats>>,
+    /// What real servers that are gone had counted since the last turn of the estimator.
+    late: [u64; 5],
     /// Tells a service from a later one of the same key.
     object: u64,
     /// As it stands in the snapshot; `None` once changed.
@@ -77,7 +78,6 @@ impl Desired {
                 spec: self.spec.clone(),
                 reals: self.reals.clone(),
                 scheduler: self.scheduler.clone(),
-                stats: Arc::clone(&self.stats),
             })
         };
         Arc::clone(self.in_force.get_or_insert_with(make))
@@ -105,19 +105,18 @@ pub struct Controller {
     timeouts: Timeouts,
     limits: Limits,
     workers: usize,
-    totals: Arc<Vec<Stats>>,
     next_real: u32,
     next_object: u64,
     next_estimate: Instant,
     shape: u64,
     deletions: u64,
+    guard: Guard,
     snapshot: Arc<Snapshot>,
 }
 
 impl Controller {
     /// A director without services.
     pub fn new(setup: &Setup, now: Instant) -> Controller {
-        let totals = Arc::new(Stats::lines(setup.workers));
         let parts = Parts {
             id: SnapshotId(1),
             role: Role::Primary,
@@ -126,7 +125,6 @@ impl Controller {
             tunables: setup.tunables,
             timeouts: setup.timeouts,
             limits: setup.limits,
-            totals: Arc::clone(&totals),
         };
         Controller {
             services: Services::new(),
@@ -136,12 +134,12 @@ impl Controller {
             timeouts: setup.timeouts,
             limits: setup.limits,
             workers: setup.workers,
-            totals,
             next_real: 0,
             next_object: 0,
             next_estimate: now + RATE_PERIOD,
             shape: 0,
             deletions: 0,
+            guard: Guard::new(Arc::clone(&setup.table), now),
             snapshot: Arc::new(Snapshot::new(parts)),
         }
     }
@@ -194,8 +192,9 @@ impl Controller {
 
     /// When to call `handle_timeout` next.
     pub fn poll_timeout(&self) -> Instant {
+        let always = self.next_estimate.min(self.guard.poll_timeout());
         let trash = self.trash.poll_timeout();
-        trash.map_or(self.next_estimate, |due| due.min(self.next_estimate))
+        trash.map_or(always, |due| due.min(always))
     }
 
     /// Estimates rates and empties the trash, when it is time.
@@ -211,16 +210,23 @@ impl Controller {
             self.next_estimate = now + RATE_PERIOD;
         }
         self.trash.handle_timeout(now);
+        self.guard.handle_timeout(&mut self.tunables, now);
     }
 
+    /// Without `run_estimation` neither rates nor the listed counters move (`ip_vs_est.c`).
     fn estimate(&mut self) {
+        if self.tunables.run_estimation == 0 {
+            return;
+        }
         for service in self.services.values_mut() {
-            service.meter.estimate(&service.stats);
+            let mut sum = std::mem::take(&mut service.late);
             for real in &service.reals {
                 let detail = service.details.get_mut(&real.live.id);
                 let detail = detail.expect("every real server has its details");
-                detail.meter.estimate(&real.live.stats);
+                let more = detail.meter.estimate(&real.live.stats);
+                sum = std::array::from_fn(|at| sum[at] + more[at]);
             }
+            service.meter.estimate_sum(sum);
         }
     }
 
@@ -238,6 +244,7 @@ impl Controller {
             Command::SetTimeouts(timeouts) => self.set_timeouts(timeouts),
             Command::SetTunable { name, value } => {
                 tunables::set(&mut self.tunables, &name, &value).expect("the command was checked");
+                self.guard.update(&mut self.tunables);
             }
             Command::Batch(commands) => {
                 for command in commands {
@@ -255,7 +262,7 @@ impl Controller {
             reals: Vec::new(),
             details: BTreeMap::new(),
             meter: Meter::new(),
-            stats: Arc::new(Stats::lines(self.workers)),
+            late: [0; 5],
             object: self.next_object,
             in_force: None,
             spec,
@@ -348,7 +355,9 @@ impl Controller {
             .map(|before| service.reals[before].live.id);
         let live = service.reals.remove(at).live;
         let detail = service.details.remove(&live.id);
-        let meter = detail.expect("every real server has its details").meter;
+        let mut meter = detail.expect("every real server has its details").meter;
+        let more = meter.settle(&live.stats);
+        service.late = std::array::from_fn(|at| service.late[at] + more[at]);
         let object = service.object;
         service.tell_scheduler(Change::Removed {
             id: live.id,
@@ -446,7 +455,6 @@ impl Controller {
             tunables: self.tunables,
             timeouts: self.timeouts,
             limits: self.limits,
-            totals: Arc::clone(&self.totals),
         };
         self.snapshot = Arc::new(Snapshot::new(parts));
     }

@@ -11,6 +11,9 @@ use crate::stats::Rates;
 pub(super) struct Meter {
     /// What the workers had counted when last copied.
     copied: [u64; 5],
+    /// What the workers had counted when last asked: what came later is still to be added to the
+    /// service.
+    seen: [u64; 5],
     /// What had been copied at the last zero.
     origin: [u64; 5],
     rates: Rates,
@@ -21,14 +24,33 @@ impl Meter {
     pub fn new() -> Meter {
         Meter {
             copied: [0; 5],
+            seen: [0; 5],
             origin: [0; 5],
             rates: Rates::new([0; 5]),
         }
     }
 
-    /// One turn of the estimator, `stats::RATE_PERIOD` after the one before.
-    pub fn estimate(&mut self, lines: &[Stats]) {
-        self.copied = Stats::sum(lines);
+    /// One turn of the estimator over a real server, `stats::RATE_PERIOD` after the one before. Says
+    /// what its service has to add.
+    pub fn estimate(&mut self, lines: &[Stats]) -> [u64; 5] {
+        let more = self.settle(lines);
+        self.copied = self.seen;
+        self.rates.sample(self.copied);
+        more
+    }
+
+    /// What was counted since last asked, without a turn of the estimator: the real server goes.
+    pub fn settle(&mut self, lines: &[Stats]) -> [u64; 5] {
+        let now = Stats::sum(lines);
+        let more = std::array::from_fn(|at| now[at] - self.seen[at]);
+        self.seen = now;
+        more
+    }
+
+    /// One turn of the estimator over a service: what its real servers counted since the one before.
+    /// A service counts exactly what its real servers do, so no worker counts for it.
+    pub fn estimate_sum(&mut self, more: [u64; 5]) {
+        self.copied = std::array::from_fn(|at| self.copied[at] + more[at]);
         self.rates.sample(self.copied);
     }
 

@@ -5,11 +5,14 @@
 mod check;
 pub mod controller;
 pub mod event;
+mod guard;
 mod listing;
 mod meter;
 mod trash;
 mod tunables;
 
+#[cfg(test)]
+mod counts_tests;
 #[cfg(test)]
 mod rules_tests;
 #[cfg(test)]

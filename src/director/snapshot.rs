@@ -10,7 +10,7 @@ use foldhash::fast::FixedState;
 use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
     Endpoint, Family, Flow, ForwardMethod, Limits, Protocol, RealServer, ServiceKey, ServiceSpec,
-    Stats, Timeouts, Tunables,
+    Timeouts, Tunables,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -28,8 +28,6 @@ pub struct Service {
     pub reals: Vec<RealServer>,
     /// The scheduler's state, shared by all snapshots of this service; `None` for scheduler `none`.
     pub scheduler: Option<Arc<Mutex<Box<dyn Scheduler>>>>,
-    /// Counters, one line per worker, carried over.
-    pub stats: Arc<Vec<Stats>>,
 }
 
 /// Which side of the director a port is on. A hint for looking up and for stories: correctness does
@@ -92,8 +90,6 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Bounds.
     pub limits: Limits,
-    /// Counters of everything, one line per worker.
-    pub totals: Arc<Vec<Stats>>,
     by_key: HashMap<ServiceKey, usize, FixedState>,
     vips: HashMap<IpAddr, (), FixedState>,
     own: HashMap<IpAddr, usize, FixedState>,
@@ -171,8 +167,6 @@ pub struct Parts {
     pub timeouts: Timeouts,
     /// See `Snapshot::limits`.
     pub limits: Limits,
-    /// See `Snapshot::totals`.
-    pub totals: Arc<Vec<Stats>>,
 }
 
 /// The first port a client may use without privilege; FTP data connections go to this or higher.
@@ -217,7 +211,6 @@ impl Snapshot {
             tunables: parts.tunables,
             timeouts: parts.timeouts,
             limits: parts.limits,
-            totals: parts.totals,
             by_key,
             vips,
             own,

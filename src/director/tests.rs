@@ -67,7 +67,6 @@ fn house(key: ServiceKey, real_port: u16, knows_macs: bool) -> House {
         spec,
         reals,
         scheduler,
-        stats: Arc::new(Stats::lines(1)),
     };
     let mut public = port(
         "cl0",
@@ -89,7 +88,6 @@ fn house(key: ServiceKey, real_port: u16, knows_macs: bool) -> House {
         tunables: Tunables::default(),
         timeouts: Timeouts::default(),
         limits: Limits::default(),
-        totals: Arc::new(Stats::lines(1)),
     });
     let (outside, inside) = (MemoryNic::new(false), MemoryNic::new(false));
     let setup = WorkerSetup {
