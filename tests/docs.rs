@@ -1,6 +1,7 @@
 //! What the documents show is true: every configuration in them can be read, every key that the code
 //! knows is described, and every file they point to is there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -95,6 +96,65 @@ fn every_file_pointed_to_is_there() {
                 continue;
             }
             assert!(folder.join(path).exists(), "{name}: {target} is not there");
+        }
+    }
+}
+
+/// Sections 5 and 15 of the architecture lead through real functions: each `Type::function` and
+/// `file::function` they name is there.
+#[test]
+fn the_walk_of_a_packet_is_real() {
+    let text = fs::read_to_string("docs/architecture.md").expect("docs/architecture.md");
+    let section = |from: &str, to: &str| {
+        let start = text.find(from).expect("its beginning");
+        let end = text[start..].find(to).expect("its end");
+        &text[start..start + end]
+    };
+    let walk = [
+        section("## 5. How a packet walks", "### Batches"),
+        section("## 15. The kernel map", "## 16."),
+    ];
+    let mut items = BTreeSet::new();
+    note_items(Path::new("src"), &mut items);
+    let mut named = 0;
+    for name in walk
+        .iter()
+        .flat_map(|part| part.split('`').skip(1).step_by(2))
+    {
+        let Some((before, last)) = name.rsplit_once("::") else {
+            continue;
+        };
+        let owner = before.rsplit("::").next().expect("a last part");
+        for word in [last, owner] {
+            let there = items.contains(word);
+            assert!(
+                there,
+                "architecture.md names {name}, but there is no {word}"
+            );
+        }
+        named += 1;
+    }
+    assert!(named > 30, "only {named} names were found");
+}
+
+/// Every name that is declared: functions, modules, types, and what begins a line, as variants do.
+fn note_items(folder: &Path, items: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("readable folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            note_items(&path, items);
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("readable source");
+        for line in text.lines() {
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+            items.extend(words.first().map(|word| word.to_string()));
+            for pair in words.windows(2) {
+                if matches!(pair[0], "fn" | "mod" | "struct" | "enum" | "trait") {
+                    items.insert(pair[1].to_string());
+                }
+            }
         }
     }
 }
