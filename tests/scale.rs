@@ -15,7 +15,7 @@ use ulvs::director::{Neighbours, Worker, WorkerSetup};
 use ulvs::lvs::tunables::BATCH_FRAMES_MAX;
 use ulvs::lvs::{
     Endpoint, ForwardMethod, Limits, Protocol, RealKey, RealLive, RealServer, ServiceKey,
-    ServiceSpec, Stats, Thresholds, Timeouts, Tunables, Weight,
+    ServiceSpec, Thresholds, Timeouts, Tunables, Weight,
 };
 use ulvs::time::{Duration, Instant};
 use ulvs::wire::checksum::{Sum, pseudo_header};
