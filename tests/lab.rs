@@ -231,8 +231,13 @@ fn ulvs_balances_as_the_weights_say() {
         );
         // A connection is never less than SYN, SYN ACK, and two FINs with their ACKs.
         assert!(count("forwarded") > 400 * 6, "{way:?}: {account}");
-        let first = report["story"][0].as_str().unwrap();
-        assert!(first.contains("1.2.3.1:80 TCP S "), "{way:?}: {first}");
+        let story = report["story"].as_array().unwrap();
+        assert!(!story.is_empty(), "{way:?}");
+        // Each of several queues of a TUN device sees what the kernel gives it, maybe the answer only.
+        if !way.contains(&"2") {
+            let first = story[0].as_str().unwrap();
+            assert!(first.contains("1.2.3.1:80 TCP S "), "{way:?}: {first}");
+        }
         place.assert_empty();
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -80,8 +80,9 @@ pub enum Answer {
 /// # Errors
 /// When it is not in a network of its own, or has no socket.
 pub fn run(socket: i32, lock: i32, machine: u64) -> io::Result<()> {
-    // The lock is held by having it open until the end. Neither is for the director.
-    let (socket, _lock) = (inherited(socket)?, inherited(lock)?);
+    // Neither is for the director. The lock is never closed: the kernel does that when this process
+    // is as good as gone, and who waits for the lock waits for that.
+    let (socket, _) = (inherited(socket)?, inherited(lock)?.into_raw_fd());
     let inside = Inside::check(machine)?;
     netns::name_process(c"ulvs-lab");
     let stream = std::os::unix::net::UnixStream::from(socket);
