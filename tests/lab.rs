@@ -507,7 +507,7 @@ fn ctrl_c_takes_everything_down() {
 fn killed_at_any_moment_it_leaves_nothing_to_lab_down() {
     let (place, before) = (Place::new(), machine());
     // Under ULVS_LAB_KILLS=50 it is as long as the release asks for.
-    let kills = std::env::var("ULVS_LAB_KILLS").map_or(20, |text| text.parse().unwrap());
+    let kills = std::env::var("ULVS_LAB_KILLS").map_or(10, |text| text.parse().unwrap());
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
     let mut rng = Rng::new(seed);

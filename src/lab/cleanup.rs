@@ -26,6 +26,8 @@ const STARTER_TIMEOUT: Duration = Duration::from_secs(12);
 const KEEPER_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the kernel may take to end what was killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the machine's process 1 may take to bury what has ended; nothing runs any more then.
+const BURIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const RECORD: &str = "lab.json";
 const LOCK: &str = "lock";
 
@@ -93,6 +95,19 @@ impl Process {
         send(libc::SIGKILL);
         has_ended(&fd, KILL_TIMEOUT);
         false
+    }
+
+    /// Waits until its number is free. An orphan stays as a zombie, with its process namespace, until
+    /// the machine's process 1 takes leave of it; some take their time.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "no event tells that a zombie is buried"
+    )]
+    fn wait_until_buried(self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while Process::of(self.pid).is_ok_and(|now| now == self) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -295,6 +310,7 @@ impl Found {
             }
             if let Some(keeper) = record.keeper {
                 keeper.end(KEEPER_TIMEOUT);
+                keeper.wait_until_buried(BURIAL_TIMEOUT);
             }
         }
         // A keeper that was killed off before it was recorded has nothing yet and ends by itself.
