@@ -310,7 +310,6 @@ impl Found {
             }
             if let Some(keeper) = record.keeper {
                 keeper.end(KEEPER_TIMEOUT);
-                keeper.wait_until_buried(BURIAL_TIMEOUT);
             }
         }
         // A keeper that was killed off before it was recorded has nothing yet and ends by itself.
@@ -345,7 +344,7 @@ pub fn list() -> io::Result<Vec<Found>> {
 /// # Errors
 /// When there is no lab of that name, or something of it cannot be ended or removed.
 pub fn down(name: Option<&str>) -> io::Result<Vec<String>> {
-    let mut ended = Vec::new();
+    let (mut ended, mut keepers) = (Vec::new(), Vec::new());
     // With the lock, so that no lab is seen half made.
     let root = Root::lock(&folder_of_all()?)?;
     let labs = list()?;
@@ -362,6 +361,10 @@ pub fn down(name: Option<&str>) -> io::Result<Vec<String>> {
         }
         root.remove_if_empty();
         ended.push(lab.name());
+        keepers.extend(lab.record.and_then(|record| record.keeper));
+    }
+    for keeper in keepers {
+        keeper.wait_until_buried(BURIAL_TIMEOUT);
     }
     match name {
         Some(name) if ended.is_empty() => Err(io::Error::new(
