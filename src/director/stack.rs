@@ -150,8 +150,12 @@ fn say<P: Probe>(
     }
 }
 
-/// Nobody can be chosen: port unreachable, also for TCP (`ip_vs_leave`).
+/// Nobody can be chosen: port unreachable, also for TCP (`ip_vs_leave`). It would come from the
+/// address that was asked, so nothing is said for an address that a mark service only passes on.
 pub fn refuse_service<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if !is_ours(own, &p.packet.target()) {
+        return Verdict::Drop(DropReason::NoRealServer);
+    }
     complain(p, own, IcmpError::PortUnreachable, DropReason::NoRealServer)
 }
 
