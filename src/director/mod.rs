@@ -288,10 +288,16 @@ impl<P: Probe> Passage<'_, '_, P> {
         if !to_us || own.snapshot.role == Role::Backup {
             return Shape::NotForUs;
         }
-        if prepared.has_tuple {
+        let family = match packet.layout.kind {
+            Kind::V6 => Family::V6,
+            _ => Family::V4,
+        };
+        let serves = own.snapshot.serves(family);
+        if prepared.has_tuple && serves {
             return Shape::Flow(segment_of(packet));
         }
         match packet.layout.fragment {
+            Fragment::Whole if !serves => Shape::Other,
             Fragment::Whole if packet.is_icmp() && packet.icmp_message() == Message::Error => {
                 Shape::IcmpError
             }

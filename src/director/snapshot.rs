@@ -97,6 +97,7 @@ pub struct Snapshot {
     masq_reals: HashMap<(Protocol, Endpoint), (), FixedState>,
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
+    serves: [bool; 2],
     has_ftp: bool,
     has_port_zero: bool,
 }
@@ -182,6 +183,7 @@ impl Snapshot {
         let mut real_addresses = HashMap::with_hasher(hasher());
         let mut masq_reals = HashMap::with_hasher(hasher());
         let (mut has_ftp, mut has_port_zero) = (false, false);
+        let mut serves = [false; 2];
         for (index, service) in parts.services.iter().enumerate() {
             by_key.insert(service.spec.key, index);
             for real in &service.reals {
@@ -191,6 +193,7 @@ impl Snapshot {
                     masq_reals.insert((protocol, real.key.0), ());
                 }
             }
+            serves[service.spec.key.family() as usize] = true;
             if let ServiceKey::Address { protocol, virt } = service.spec.key {
                 vips.insert(virt.address, ());
                 has_ftp |= protocol == Protocol::TCP && virt.port == 21;
@@ -216,6 +219,7 @@ impl Snapshot {
             own,
             real_addresses,
             masq_reals,
+            serves,
             has_ftp,
             has_port_zero,
         }
@@ -252,6 +256,12 @@ impl Snapshot {
     /// The service of this key.
     pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
         self.by_key.get(key).map(|index| &self.services[*index])
+    }
+
+    /// Is there a service of this family at all? Without one IPVS has no hand in the family's packets,
+    /// those of connections that are left included (`ip_vs_unregister_hooks`).
+    pub fn serves(&self, family: Family) -> bool {
+        self.serves[family as usize]
     }
 
     /// Is it the address of a virtual service?
