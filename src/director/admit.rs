@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use super::Passage;
 use super::lane::Own;
 use super::persist;
 use super::probe::{Probe, Step};
 use super::snapshot::Service;
+use super::verdict::{DropReason, Verdict};
+use super::{Passage, stack};
 use crate::conn::{Conn, ConnTable, Opening};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables};
@@ -27,6 +28,8 @@ pub enum Admission {
     Defended,
     /// No more entries.
     TableFull,
+    /// It ends here, whoever would serve it.
+    Refused(Verdict),
 }
 
 /// Whom a new connection goes to, and why.
@@ -70,6 +73,9 @@ pub fn admit<P: Probe>(
     }
     if tuple.source_port() == FTP_DATA_PORT {
         return Admission::NotOurs;
+    }
+    if stack::is_martian(p, own) {
+        return Admission::Refused(Verdict::Drop(DropReason::Martian));
     }
     if P::ON {
         p.probe.step(Step::Service { service });

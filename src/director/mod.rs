@@ -216,10 +216,11 @@ impl Director {
                 conn.retire();
                 verdict
             }
+            admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
+            admit::Admission::Refused(verdict) => verdict,
             admit::Admission::Defended => Verdict::Drop(DropReason::Defence),
             admit::Admission::NotOurs => stack::answer(p, own),
             admit::Admission::NoRealServer => stack::refuse_service(p, own),
-            admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
         }
     }
 

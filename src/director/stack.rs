@@ -69,6 +69,9 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
             Verdict::Pass
         };
     }
+    if is_martian(p, own) {
+        return Verdict::Drop(DropReason::Martian);
+    }
     let packet = &p.packet;
     match packet.layout.protocol {
         _ if packet.is_icmp() => answer_icmp(p, own),
@@ -85,6 +88,19 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
         number::TCP | number::UDP => Verdict::Drop(DropReason::Unwanted),
         number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
         _ => complain(p, own, IcmpError::ProtocolUnreachable, DropReason::Unwanted),
+    }
+}
+
+/// Does it come from an address that nobody outside can have? What the kernel's routing drops before
+/// IPVS sees it (`ip_route_input_slow`, `ip6_rcv_core`); for IPv6 our own addresses are not among it.
+pub fn is_martian<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
+    let source = p.packet.source();
+    match source {
+        IpAddr::V4(v4) => {
+            let nobody = v4.is_unspecified() || v4.is_broadcast();
+            nobody || v4.is_loopback() || v4.is_multicast() || is_ours(own, &source)
+        }
+        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
     }
 }
 

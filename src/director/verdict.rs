@@ -70,6 +70,8 @@ drop_reasons! {
     Method = "method",
     /// For our address, but nobody here wants it.
     Unwanted = "unwanted",
+    /// For us, from a source that nobody outside can have.
+    Martian = "martian",
     /// A real server spoke though nobody asked it; it was told (`nat_icmp_send`).
     Orphan = "orphan",
     /// The defences against overload dropped a new connection (`drop_packet`).
