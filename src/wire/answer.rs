@@ -112,6 +112,27 @@ pub fn echo_reply(packet: &Packet<'_>, ident: u16, out: &mut Vec<u8>) {
     finish(out, at, 2, &header, icmp_number(kind), kind == Kind::V6);
 }
 
+/// Length of an ICMP timestamp message (RFC 792): header and three times.
+pub const TIMESTAMP_LEN: usize = 20;
+
+/// Builds the answer to a timestamp request of at least `TIMESTAMP_LEN` bytes: when it was sent, as it
+/// says itself, and when it was received and answered, both `time`.
+pub fn timestamp_reply(packet: &Packet<'_>, ident: u16, time: u32, out: &mut Vec<u8>) {
+    let header = Header {
+        source: packet.target(),
+        target: packet.source(),
+        tos: packet.ip()[1],
+        ident,
+        dont_fragment: false,
+    };
+    let at = header.begin(packet, number::ICMP, TIMESTAMP_LEN, out);
+    out.extend_from_slice(&[14, 0, 0, 0]);
+    out.extend_from_slice(&packet.transport()[4..12]);
+    out.extend_from_slice(&time.to_be_bytes());
+    out.extend_from_slice(&time.to_be_bytes());
+    finish(out, at, 2, &header, number::ICMP, false);
+}
+
 /// Builds the reset that answers a TCP segment nobody expected (RFC 9293 section 3.10.7.1).
 pub fn tcp_reset(packet: &Packet<'_>, out: &mut Vec<u8>) {
     let segment = packet.transport();

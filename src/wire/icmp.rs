@@ -11,6 +11,8 @@ use super::packet::{Fragment, Kind, Layout, Packet, number};
 pub enum Message {
     /// Echo request.
     Echo,
+    /// Timestamp request; IPv4 only.
+    Timestamp,
     /// An error that IPVS relates to a connection: unreachable, source quench, time exceeded; for
     /// ICMPv6 every type below 128.
     Error,
@@ -37,6 +39,7 @@ impl Packet<'_> {
         let kind = self.bytes[self.l4()];
         match (self.layout.kind, kind) {
             (Kind::V4, 8) | (Kind::V6, 128) => Message::Echo,
+            (Kind::V4, 13) => Message::Timestamp,
             (Kind::V4, 3 | 4 | 11) | (Kind::V6, 0..128) => Message::Error,
             _ => Message::Other,
         }
