@@ -77,6 +77,9 @@ pub fn admit<P: Probe>(
     if stack::is_martian(p, own) {
         return Admission::Refused(Verdict::Drop(DropReason::Martian));
     }
+    if let Some(verdict) = stack::refuse_options(p, own) {
+        return Admission::Refused(verdict);
+    }
     if P::ON {
         p.probe.step(Step::Service { service });
     }

@@ -88,6 +88,11 @@ fn follow<P: Probe>(
             return Verdict::Drop(DropReason::Method);
         }
     };
+    if p.packet.has_options()
+        && let Some(verdict) = stack::heed_options(conn.virt().address, p, own)
+    {
+        return verdict;
+    }
     serve::count(conn, direction, p.packet.ip_len(), own.worker);
     let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
         return Verdict::Drop(DropReason::NoRoute);

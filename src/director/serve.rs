@@ -87,6 +87,11 @@ pub fn serve<P: Probe>(
     if P::ON {
         p.probe.step(Step::Found { conn, direction });
     }
+    if p.packet.has_options()
+        && let Some(verdict) = stack::heed_options(conn.virt().address, p, own)
+    {
+        return verdict;
+    }
     let outward = direction == Direction::Out;
     // A reply is routed before IPVS sees it, a request after: so only a request that dies of its TTL
     // has moved the state.

@@ -14,6 +14,7 @@ use crate::wire::Packet;
 use crate::wire::answer::{self, IcmpError};
 use crate::wire::arp::Arp;
 use crate::wire::icmp::Message;
+use crate::wire::options::OptionFault;
 use crate::wire::packet::number;
 
 /// Type of the chunk that aborts an association (RFC 9260 section 3.2).
@@ -72,6 +73,9 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     }
     if is_martian(p, own) {
         return Verdict::Drop(DropReason::Martian);
+    }
+    if let Some(verdict) = refuse_options(p, own) {
+        return verdict;
     }
     let packet = &p.packet;
     match packet.layout.protocol {
@@ -204,6 +208,38 @@ pub fn refuse_fragment<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> V
     } else {
         Verdict::Pass
     }
+}
+
+/// A packet whose IP options make no sense, or would choose its way, ends here.
+pub fn refuse_options<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Option<Verdict> {
+    if !p.packet.has_options() {
+        return None;
+    }
+    Some(match p.packet.options_fault()? {
+        OptionFault::SourceRoute => Verdict::Drop(DropReason::SourceRoute),
+        OptionFault::Malformed(at) => {
+            complain(p, own, IcmpError::BadHeader(at), DropReason::Malformed)
+        }
+    })
+}
+
+/// A packet of a connection passes the director: where its options ask for it, the director signs as
+/// the VIP. A verdict if it ends here because of them.
+pub fn heed_options<P: Probe>(
+    virt: IpAddr,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Option<Verdict> {
+    let IpAddr::V4(virt) = virt else { return None };
+    if let Some(verdict) = refuse_options(p, own) {
+        return Some(verdict);
+    }
+    let (time, snapshot) = (time_of_day(p.now), &own.snapshot);
+    p.packet.stamp_options(virt, time, |address| {
+        let address = IpAddr::V4(address);
+        snapshot.is_vip(&address) || snapshot.own_port(&address).is_some()
+    });
+    None
 }
 
 /// Drops the packet for `reason` and tells its sender so, where that is allowed.

@@ -70,6 +70,8 @@ drop_reasons! {
     Method = "method",
     /// For our address, but nobody here wants it.
     Unwanted = "unwanted",
+    /// Its sender wants to choose its way.
+    SourceRoute = "source-route",
     /// For us, from a source that nobody outside can have.
     Martian = "martian",
     /// A real server spoke though nobody asked it; it was told (`nat_icmp_send`).

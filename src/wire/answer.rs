@@ -26,6 +26,8 @@ pub enum IcmpError {
     ProtocolUnreachable,
     /// Too long for the next link of this MTU: 3/4, ICMPv6 2/0.
     TooLong(u16),
+    /// The byte at this offset of the header makes no sense: 12/0, ICMPv6 4/0.
+    BadHeader(u8),
 }
 
 impl IcmpError {
@@ -41,6 +43,8 @@ impl IcmpError {
             (IcmpError::ProtocolUnreachable, _) => (3, 2, 0),
             (IcmpError::TooLong(mtu), Kind::V6) => (2, 0, u32::from(mtu)),
             (IcmpError::TooLong(mtu), _) => (3, 4, u32::from(mtu)),
+            (IcmpError::BadHeader(at), Kind::V6) => (4, 0, u32::from(at)),
+            (IcmpError::BadHeader(at), _) => (12, 0, u32::from(at) << 24),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod icmp;
 pub mod memory;
 pub mod nic;
 pub mod offload;
+pub mod options;
 pub mod packet;
 
 pub use nic::{Frame, FrameMeta, FrameView, NicCounters, NicError, Rx, Tx};
