@@ -1,0 +1,148 @@
+//! What a case asks for that the director does not have yet, read from the case's own steps. A case
+//! that goes otherwise than recorded is excused only by something named here; whatever is built is
+//! taken out.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use ulvs::config::Command;
+use ulvs::config::ipvsadm::{self, Call};
+use ulvs::config::words::NumbersOnly;
+use ulvs::lvs::{ForwardMethod, Protocol, ServiceFlags, ServiceSpec};
+
+use super::case::{Case, Step};
+use super::net::Net;
+use super::packet::Seen;
+
+/// Protocols of IPsec, which follow an ISAKMP connection (IANA).
+const ESP_AH: [Protocol; 2] = [Protocol(50), Protocol(51)];
+/// Sysctls that change what happens to packets, and that the director does not know: name, the value
+/// at which they do nothing, and what they would do.
+const SYSCTLS: [(&str, &str, &str); 8] = [
+    ("cache_bypass", "0", "bypass of the cache (cache_bypass)"),
+    ("conntrack", "0", "connection tracking (conntrack)"),
+    (
+        "drop_entry",
+        "0",
+        "defence by dropping entries (drop_entry)",
+    ),
+    (
+        "drop_packet",
+        "0",
+        "defence by dropping packets (drop_packet)",
+    ),
+    (
+        "pmtu_disc",
+        "1",
+        "path MTU discovery switched off (pmtu_disc)",
+    ),
+    (
+        "schedule_icmp",
+        "0",
+        "scheduling of ICMP errors (schedule_icmp)",
+    ),
+    (
+        "secure_tcp",
+        "0",
+        "defence by longer handshakes (secure_tcp)",
+    ),
+    (
+        "snat_reroute",
+        "",
+        "policy routing of answers (snat_reroute)",
+    ),
+];
+
+/// What the first `steps` steps of a case ask for that is not there yet.
+pub fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
+    let mut found = BTreeSet::new();
+    for value in case.steps.iter().take(steps) {
+        match Step::read(value) {
+            Ok(Step::Ipvsadm(call)) => {
+                let words: Vec<&str> = call.args.iter().map(String::as_str).collect();
+                if let Ok(call) = ipvsadm::parse(&words, &NumbersOnly) {
+                    of_call(&call, net, &mut found);
+                }
+            }
+            Ok(Step::Sysctl { set }) => {
+                for (name, value) in &set {
+                    of_sysctl(name, value, &mut found);
+                }
+            }
+            Ok(Step::Packet(stimulus)) => {
+                of_frame(&stimulus.frame, &mut found);
+                for out in &stimulus.out {
+                    of_frame(&out.frame, &mut found);
+                }
+            }
+            _ => of_other(value, &mut found),
+        }
+    }
+    found
+}
+
+fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
+    match call {
+        Call::Change(Command::AddService(spec) | Command::EditService(spec)) => {
+            of_service(spec, found);
+        }
+        Call::Change(Command::AddReal { real, .. } | Command::EditReal { real, .. }) => {
+            if real.method == ForwardMethod::Tunnel {
+                found.insert("forwarding by tunnel (-i)");
+            }
+            let address = real.key.0.address;
+            let own = net.is_some_and(|net| net.is_own(address)) || address.is_loopback();
+            if own {
+                found.insert("the director as its own real server");
+            }
+        }
+        Call::StartSync(_) | Call::StopSync(_) => {
+            found.insert("synchronisation of connections (--start-daemon)");
+        }
+        _ => {}
+    }
+}
+
+fn of_service(spec: &ServiceSpec, found: &mut BTreeSet<&'static str>) {
+    if spec.flags.has(ServiceFlags::ONE_PACKET) {
+        found.insert("one-packet scheduling (-o)");
+    }
+    if spec.engine.is_some() {
+        found.insert("persistence by Call-ID (--pe sip)");
+    }
+}
+
+fn of_sysctl(name: &str, value: &str, found: &mut BTreeSet<&'static str>) {
+    let name = name.trim_start_matches("net.ipv4.vs.");
+    let known = SYSCTLS.iter().find(|(known, ..)| *known == name);
+    if let Some((.., what)) = known.filter(|(_, idle, _)| *idle != value) {
+        found.insert(what);
+    }
+    if name.starts_with("sync_") {
+        found.insert("synchronisation of connections (--start-daemon)");
+    }
+}
+
+fn of_frame(frame: &[u8], found: &mut BTreeSet<&'static str>) {
+    let Some(seen) = Seen::of(frame) else {
+        return;
+    };
+    if seen.fragment {
+        found.insert("fragments");
+    }
+    if ESP_AH.contains(&seen.protocol) {
+        found.insert("ESP and AH behind ISAKMP");
+    }
+}
+
+fn of_other(value: &Value, found: &mut BTreeSet<&'static str>) {
+    if value["cmd"]
+        .as_str()
+        .is_some_and(|line| line.contains("ip_vs_ftp"))
+    {
+        found.insert("the FTP helper (ip_vs_ftp)");
+    }
+    if matches!(value["do"].as_str(), Some("proc" | "sysctl-probe")) {
+        found.insert("texts under /proc");
+    }
+}

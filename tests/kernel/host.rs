@@ -1,0 +1,96 @@
+//! What the kernel around IPVS does with a frame that is none of IPVS's business, where the recordings
+//! show it: plain routing. The director passes such frames on to the kernel; here this stands in for
+//! it. (What the kernel's own stack says for the VIP and the director's addresses, the director says
+//! itself, so a passed frame that is for the host gets nothing.)
+//!
+//! The rules, in this order (ip_forward = 1, rp_filter = 0, no redirects):
+//! 1. A frame for another MAC address, or that is no IP packet, is not looked at.
+//! 2. A packet whose source cannot be somebody else's is dropped: unspecified, loopback, multicast,
+//!    broadcast, and for IPv4 the director's own addresses.
+//! 3. A packet for the host stays here: one of its addresses, or a mark that is routed to it.
+//! 4. A packet whose TTL or hop limit is 1 or 0 is answered with time exceeded, from the address of
+//!    the interface it came in by, unless it is itself an ICMP error.
+//! 5. The longest matching route says which interface and next hop; no route, nothing happens.
+//! 6. A packet longer than the MTU of that interface is answered with fragmentation needed if it may
+//!    not be cut (DF, or IPv6).
+//! 7. TTL or hop limit goes down by one, and the frame gets the MAC addresses of the next hop.
+
+use std::net::IpAddr;
+
+use ulvs::director::snapshot::Snapshot;
+use ulvs::wire::answer::{self, IcmpError};
+use ulvs::wire::{Layout, Offload, Packet};
+
+use super::case::Side;
+use super::house::Sent;
+use super::net::director_mac;
+use super::shell::Shell;
+
+/// What comes out because of a frame that the director passed.
+pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> Vec<Sent> {
+    let mut bytes = frame.to_vec();
+    let Ok(layout) = Layout::parse(&bytes, false) else {
+        return Vec::new();
+    };
+    let ip = matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]);
+    if !ip || frame[..6] != director_mac(side).0 {
+        return Vec::new();
+    }
+    let mut packet = Packet::over(&mut bytes, layout, Offload::default());
+    let (source, target) = (packet.source(), packet.target());
+    let own = |address: &IpAddr| snapshot.own_port(address).is_some();
+    if is_martian(source) || source.is_ipv4() && own(&source) {
+        return Vec::new();
+    }
+    if own(&target) || shell.is_local_mark(shell.mark_of(side, frame)) {
+        return Vec::new();
+    }
+    if packet.ttl() <= 1 {
+        return complain(snapshot, side, &packet, IcmpError::TimeExceeded);
+    }
+    let Some((port, next_hop)) = snapshot.route_to(target) else {
+        return Vec::new();
+    };
+    let egress = &snapshot.ports[port];
+    if packet.ip_len() > egress.mtu as usize && packet.dont_fragment() {
+        return complain(
+            snapshot,
+            side,
+            &packet,
+            IcmpError::TooLong(egress.mtu as u16),
+        );
+    }
+    let neighbours = &mut egress.neighbours.iter();
+    let Some((_, mac)) = neighbours.find(|(address, _)| *address == next_hop) else {
+        return Vec::new();
+    };
+    packet.decrement_ttl();
+    packet.set_macs(*mac, egress.mac);
+    vec![Sent {
+        side: Side::BOTH[port],
+        frame: bytes,
+    }]
+}
+
+/// May no packet from outside have this source?
+fn is_martian(source: IpAddr) -> bool {
+    match source {
+        IpAddr::V4(source) => {
+            let nobody = source.is_unspecified() || source.is_broadcast();
+            nobody || source.is_loopback() || source.is_multicast()
+        }
+        IpAddr::V6(source) => {
+            source.is_unspecified() || source.is_loopback() || source.is_multicast()
+        }
+    }
+}
+
+fn complain(snapshot: &Snapshot, side: Side, packet: &Packet<'_>, error: IcmpError) -> Vec<Sent> {
+    if !answer::may_complain(packet) {
+        return Vec::new();
+    }
+    let source = snapshot.source_on(side as usize, packet.source());
+    let mut frame = Vec::new();
+    answer::icmp_error(packet, error, source, 0, &mut frame);
+    vec![Sent { side, frame }]
+}
