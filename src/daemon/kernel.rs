@@ -45,6 +45,12 @@ impl KernelOff {
         Ok(KernelOff(Some(quiet)))
     }
 
+    /// For interfaces that the kernel does not see.
+    #[cfg(test)]
+    pub fn nothing() -> KernelOff {
+        KernelOff(None)
+    }
+
     /// Follows a change of services, real servers, addresses or interfaces. When it cannot, the old
     /// rules stay, and the person hears of it: what is in force already is not taken back.
     pub fn follow(&mut self, snapshot: &Snapshot) {

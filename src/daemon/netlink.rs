@@ -259,7 +259,6 @@ impl Tables {
         routes
     }
 
-    /// Link-local addresses are the kernel's own business: no service and no gateway is one.
     fn add_address(&mut self, message: &rtnetlink::packet_route::address::AddressMessage) {
         let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
             message.attributes.iter().find_map(wanted)
@@ -274,11 +273,7 @@ impl Tables {
                 _ => None,
             })
         });
-        let link_local = |address: &IpAddr| match address {
-            IpAddr::V4(_) => false,
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        };
-        if let Some(address) = address.filter(|address| !link_local(address)) {
+        if let Some(address) = address.filter(|address| !is_link_local(address)) {
             let held = self.addresses.entry(message.header.index).or_default();
             held.push((address, message.header.prefix_len));
         }
@@ -309,6 +304,7 @@ impl Tables {
             hops.iter()
                 .map(|hop| (hop.interface_index, gateway_of(&hop.attributes))),
         );
+        let prefix = prefix.filter(|prefix| !is_link_local(prefix));
         for (index, gateway) in next_hops {
             self.routes.extend(prefix.map(|prefix| KernelRoute {
                 index,
@@ -413,6 +409,15 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
+    }
+}
+
+/// IPv6 link-local addresses are the kernel's own business, and the same on every link: no service is
+/// reached by one.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 

@@ -2,14 +2,14 @@
 //! comes over the control socket, what an interface that fails does, how it ends.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use futures_util::TryStreamExt;
-use rtnetlink::{LinkUnspec, LinkVeth};
+use rtnetlink::{LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::*;
 use crate::config::command::{Command, Listing};
@@ -147,11 +147,11 @@ fn control_path(name: &str) -> PathBuf {
     std::env::temp_dir().join(folder).join("control.sock")
 }
 
-fn start(name: &str, config: Config) -> Running {
+fn start(name: &str, config: Config, busy_poll: bool) -> Running {
     let control = control_path(name);
     let options = Options {
         control: control.clone(),
-        busy_poll: false,
+        busy_poll,
     };
     let thread = std::thread::spawn(move || run(&config, &options));
     let running = Running { control, thread };
@@ -252,7 +252,7 @@ fn a_director_answers_for_its_vip_and_stops_in_order() {
         let mut config = config();
         config.director.workers = 2;
         config.director.pin = false;
-        let running = start("order", config);
+        let running = start("order", config, true);
         assert_eq!(mac_of_vip("out0"), mac_on_link("eth0"));
         assert_eq!(
             running.ask(Request::Do(add_real([192, 168, 1, 12]))),
@@ -298,7 +298,7 @@ fn it_goes_on_when_an_interface_goes_down_and_when_it_is_gone() {
     in_new_network(|| {
         add_veth("eth0", "out0");
         add_veth("eth1", "out1");
-        let running = start("links", config());
+        let running = start("links", config(), false);
         let before = mac_of_vip("out0");
         set_up("eth0", false);
         let alive = |running: &Running| {
@@ -376,5 +376,119 @@ fn what_is_missing_is_named() {
         let expected =
             "service TCP 10.0.0.100:80, real server 192.168.1.11:80: Destination already exists";
         assert_eq!(refused, expected);
+    });
+}
+
+#[test]
+fn a_worker_that_panics_ends_the_daemon_in_order_and_with_its_words() {
+    in_new_network(|| {
+        let control = control_path("panic");
+        let bench = threads::tests::bench(None);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let ended = runtime.block_on(async {
+            let (socket, questions) = socket::open(&control).unwrap();
+            let mut daemon = Daemon {
+                plane: bench.plane,
+                crew: bench.crew,
+                links: Links::new().unwrap(),
+                wanted: Vec::new(),
+                seen: Vec::new(),
+                signals: Signals::new().unwrap(),
+                questions,
+                answers: BTreeMap::new(),
+                faults: Vec::new(),
+                stopping: false,
+                stopped: false,
+                kernel_off: KernelOff::nothing(),
+                _socket: socket,
+            };
+            bench
+                .panics
+                .store(true, std::sync::atomic::Ordering::SeqCst);
+            daemon.crew.wake_all();
+            daemon.serve().await;
+            daemon.end().await
+        });
+        let error = ended.unwrap_err().to_string();
+        assert!(
+            error.contains("worker 1 panicked: the port bit me"),
+            "{error}"
+        );
+        assert!(!control.exists(), "the socket is left behind");
+    });
+}
+
+/// Addresses, routes, a neighbour and another MTU, as an operator gives them to `eth0`.
+fn furnish_eth0() {
+    with_links(async |handle| {
+        let index = index(&handle, "eth0").await?;
+        let v4 = |last| Ipv4Addr::new(10, 0, 0, last);
+        let address = handle.address().add(index, v4(1).into(), 24);
+        address.execute().await?;
+        for (gateway, metric) in [(253, 200), (254, 100)] {
+            let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(v4(gateway));
+            let default = default.output_interface(index).priority(metric);
+            handle.route().add(default.build()).execute().await?;
+        }
+        let neighbour = handle.neighbours().add(index, v4(7).into());
+        let neighbour = neighbour.link_layer_address(&[2, 0, 0, 0, 0, 7]);
+        neighbour.execute().await?;
+        let mtu = LinkUnspec::new_with_index(index).mtu(9000).build();
+        handle.link().set(mtu).execute().await
+    });
+}
+
+#[test]
+fn links_are_read_as_the_kernel_has_them_and_changes_are_heard() {
+    in_new_network(|| {
+        add_veth("eth0", "out0");
+        let wanted = |addresses: Vec<(IpAddr, u8)>| Wanted {
+            name: "eth0".to_string(),
+            side: crate::director::snapshot::Side::Public,
+            raw_ip: false,
+            addresses,
+            routes: Vec::new(),
+            neighbours: Vec::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut links = Links::new().unwrap();
+            let before = links.read(&[wanted(Vec::new())], &[]).await.unwrap();
+            assert_eq!((before[0].port.mtu, before[0].state), (1500, LinkState::Up));
+            std::thread::spawn(furnish_eth0).join().unwrap();
+            tokio::time::timeout(PATIENCE, links.changed())
+                .await
+                .unwrap();
+            let held = links.read(&[wanted(Vec::new())], &[]).await.unwrap();
+            let port = &held[0].port;
+            let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+            assert_eq!((port.mtu, port.mac), (9000, mac_on_link("eth0")));
+            assert_eq!(port.addresses, [(ip("10.0.0.1"), 24)]);
+            let on_link = (ip("10.0.0.0"), 24, None);
+            let default = (ip("0.0.0.0"), 0, Some(ip("10.0.0.254")));
+            assert_eq!(port.routes, [on_link, default], "the lowest metric wins");
+            assert_eq!(port.neighbours, [(ip("10.0.0.7"), Mac([2, 0, 0, 0, 0, 7]))]);
+
+            let own = vec![(ip("192.0.2.9"), 28), (ip("fd00::1"), 64)];
+            let configured = links.read(&[wanted(own.clone())], &[]).await.unwrap();
+            let port = &configured[0].port;
+            assert_eq!(port.addresses, own, "not those of the kernel");
+            let networks = [(ip("192.0.2.0"), 28, None), (ip("fd00::"), 64, None)];
+            assert_eq!(port.routes, [networks[0], networks[1], on_link, default]);
+
+            std::thread::spawn(|| delete("eth0")).join().unwrap();
+            tokio::time::timeout(PATIENCE, links.changed())
+                .await
+                .unwrap();
+            let last = std::slice::from_ref(port);
+            let gone = links.read(&[wanted(own)], last).await.unwrap();
+            assert_eq!((&gone[0].port, gone[0].state), (port, LinkState::Gone));
+        });
     });
 }

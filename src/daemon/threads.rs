@@ -309,7 +309,7 @@ fn cores_for(workers: usize) -> Vec<core_affinity::CoreId> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
     use super::*;
@@ -356,13 +356,14 @@ mod tests {
     }
 
     /// Two workers; the second one's port is odd.
-    struct Bench {
-        crew: Crew,
-        panics: Arc<AtomicBool>,
+    pub struct Bench {
+        pub plane: ControlPlane,
+        pub crew: Crew,
+        pub panics: Arc<AtomicBool>,
         asked: Arc<AtomicU64>,
     }
 
-    fn bench(bell: Option<EventFd>) -> Bench {
+    pub fn bench(bell: Option<EventFd>) -> Bench {
         let table = Arc::new(ConnTable::new(16, 1));
         let setup = Setup {
             ports: vec![Port {
@@ -411,6 +412,7 @@ mod tests {
         });
         let crew = Crew::start(workers.into(), false, false).unwrap();
         Bench {
+            plane,
             crew,
             panics,
             asked,
