@@ -63,7 +63,7 @@ pub enum Step {
     Packet(Stimulus),
     Show {
         conns: Option<Vec<Entry>>,
-        services: Option<Vec<(String, Vec<(String, i64, i64, i64)>)>>,
+        services: Option<Vec<Listed>>,
     },
     Note {
         text: String,
@@ -92,6 +92,10 @@ impl Step {
             .map_err(|error| format!("step `{}`: {error}", value["do"].as_str().unwrap_or("?")))
     }
 }
+
+/// A service as `show` lists it: its line, and its servers in the kernel's order, each with weight,
+/// active and inactive.
+pub type Listed = (String, Vec<(String, i64, i64, i64)>);
 
 /// A call of ipvsadm and what it said.
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,7 @@ use ulvs::conn::Conn;
 use ulvs::director::snapshot::Service;
 use ulvs::lvs::{Family, Netmask, Protocol, ServiceFlags, ServiceKey};
 
-use super::case::{Entry, FrameOut, Side, Volatile, VolatilePart};
+use super::case::{Entry, FrameOut, Listed, Side, Volatile, VolatilePart};
 use super::house::{House, Sent};
 use super::packet::{Seen, describe};
 
@@ -267,9 +267,6 @@ fn with_lingering(name: &str, counts: (i64, i64, i64), lingering: &Lingering) ->
         inactive + off.len() as i64,
     )
 }
-
-/// A service as `show` lists it: its line, and its servers in the kernel's order.
-pub type Listed = (String, Vec<(String, i64, i64, i64)>);
 
 /// The services are these, in any order (the kernel's is that of a hash), each with its servers in
 /// the kernel's order.

@@ -91,7 +91,7 @@ impl Shell {
             ] => {
                 self.local_tables.push(table.to_string());
             }
-            ["link", "add", name, options @ ..] if options.ends_with(&["type", "dummy"]) => {
+            ["link", "add", name, .., "type", "dummy"] => {
                 self.dummies.push(name.to_string());
             }
             ["link", "set", name, "up"] | ["addr", "add", _, "dev", name, ..]
@@ -109,8 +109,9 @@ impl Shell {
         let Some(seen) = Seen::of(frame) else {
             return 0;
         };
-        let matching = self.marks.iter().filter(|rule| rule.matches(side, &seen));
-        matching.last().map_or(0, |rule| rule.mark)
+        let mut backwards = self.marks.iter().rev();
+        let last = backwards.find(|rule| rule.matches(side, &seen));
+        last.map_or(0, |rule| rule.mark)
     }
 
     /// Are packets with this mark routed to the host itself?
