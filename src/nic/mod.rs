@@ -9,6 +9,7 @@ mod packet_ring;
 mod packet_socket;
 mod packet_tx;
 pub mod pcap;
+mod preflight;
 mod quiet;
 mod quiet_nft;
 mod quiet_tc;
@@ -27,6 +28,7 @@ use std::str::FromStr;
 use crate::wire::{Mac, Rx, Tx};
 
 pub use error::{OpenError, OpenErrorKind};
+pub use preflight::{Severity, Warning, preflight};
 pub use quiet::{KeepOff, QUIET_ADDRESSES_MAX, Quiet, QuietError, QuietPort, QuietRules};
 pub use steer::Side;
 pub use wait::{EventFd, Waiter, wait};

@@ -157,6 +157,16 @@ pub(super) fn interface_flags(fd: &OwnedFd, index: u32) -> io::Result<i32> {
     }
 }
 
+/// The interface's MTU in bytes.
+pub(super) fn interface_mtu(fd: &OwnedFd, name: &str) -> io::Result<u32> {
+    let mut request = request_for(name).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: SIOCGIFMTU reads the name and writes `ifru_mtu`; both lie in `request`.
+    unsafe {
+        check(libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFMTU, &mut request))?;
+        Ok(request.ifr_ifru.ifru_mtu as u32)
+    }
+}
+
 /// The value of a sysctl of this thread's network namespace, by its path under `/proc/sys`.
 pub(super) fn sysctl(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/sys/{path}")).ok()?;

@@ -3,6 +3,7 @@
 mod frame_tests;
 mod long_tests;
 mod pcap_tests;
+mod preflight_tests;
 mod quiet_tests;
 mod steer_tests;
 mod stream_tests;

@@ -22,7 +22,7 @@ fn packet(number: u8) -> Captured {
         time: Instant::from_nanos(1_795_166_100_123_456_789 + u64::from(number)),
         interface: usize::from(number % 2),
         raw_ip: number % 2 == 1,
-        original_len: len + usize::from(number % 3 == 0),
+        original_len: len + usize::from(number.is_multiple_of(3)),
         bytes: vec![number; len],
     }
 }

@@ -213,6 +213,34 @@ fn set_link(name: &str, flags: i32) {
     route_request(link_message(libc::RTM_NEWLINK, index, 0, flags));
 }
 
+pub fn set_mtu(name: &str, mtu: u32) {
+    change_link(name, libc::IFLA_MTU, mtu);
+}
+
+/// Makes an interface part of a bridge.
+pub fn set_master(name: &str, master: &str) {
+    let master = crate::nic::sys::interface_index(master).unwrap();
+    change_link(name, libc::IFLA_MASTER, master);
+}
+
+fn change_link(name: &str, attribute: u16, value: u32) {
+    let index = crate::nic::sys::interface_index(name).unwrap();
+    let mut message = link_message(libc::RTM_NEWLINK, index, 0, libc::IFF_UP);
+    message.native(attribute, value);
+    route_request(message);
+}
+
+/// A bridge; false if the kernel has none.
+pub fn add_bridge(name: &str) -> bool {
+    let mut message = link_message(libc::RTM_NEWLINK, 0, libc::NLM_F_CREATE, 0);
+    message.text(libc::IFLA_IFNAME, name);
+    message.nest(libc::IFLA_LINKINFO, |info| {
+        info.text(libc::IFLA_INFO_KIND, "bridge");
+    });
+    let mut socket = Netlink::open(libc::NETLINK_ROUTE).unwrap();
+    socket.request(message).is_ok()
+}
+
 fn link_message(kind: u16, index: u32, message_flags: i32, flags: i32) -> Message {
     let mut fixed = [0; 16];
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
