@@ -234,7 +234,8 @@ fn is_unicast(address: IpAddr, ports: &[Port]) -> bool {
     let mut own = ports.iter().flat_map(|port| &port.addresses);
     match address {
         IpAddr::V4(address) => {
-            let special = address.octets()[0] == 0 || address.is_broadcast();
+            // Of 0.0.0.0/8 only the first address is special (since Linux 5.3).
+            let special = address.is_unspecified() || address.is_broadcast();
             let ends_network = own.any(|(own, len)| is_broadcast_of(*own, *len, address));
             !special && !address.is_multicast() && !ends_network
         }
