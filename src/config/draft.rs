@@ -177,9 +177,14 @@ impl Draft {
         Ok(())
     }
 
-    /// Without a port of its own a server takes the service's, as far as that is known by now.
+    /// Without a port of its own a server takes the service's, as far as that is known by now. Names
+    /// of ports are those of its protocol, for a mark those of TCP; before `-t` there are none.
     fn take_real(&mut self, text: &str, names: &dyn Resolver) -> Result<(), String> {
-        let protocol = self.protocol.unwrap_or(Protocol::IP);
+        let protocol = match (self.protocol, self.mark) {
+            (Some(protocol), _) => protocol,
+            (None, Some(_)) => Protocol::TCP,
+            (None, None) => Protocol::IP,
+        };
         let found = host_port(text, protocol, names);
         let (address, port) = found.ok_or("illegal real server address[:port] specified")?;
         let default = self.virt.map_or(0, |virt| virt.port);

@@ -125,12 +125,16 @@ fn port_number(text: &str, protocol: Protocol, names: &dyn Resolver) -> Option<u
     }
 }
 
-/// Can a real server have this address? What the kernel refuses in `__ip_vs_add_dest`: all that is not
-/// unicast, and link-local IPv6, which says nothing without an interface.
+/// Can a real server have this address at all? Not if it is no unicast address, which the kernel
+/// refuses (`__ip_vs_add_dest`). Link-local IPv6 and broadcasts of our own networks are left to the
+/// engine, which knows the interfaces.
 pub fn can_serve(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_broadcast() && !v4.is_multicast(),
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_unicast_link_local(),
+        IpAddr::V4(v4) => !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_multicast(),
+        IpAddr::V6(v6) => {
+            let mapped = v6.to_ipv4_mapped().is_some();
+            !v6.is_unspecified() && !v6.is_multicast() && !mapped
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use ulvs::lvs::Protocol;
 /// The names that the recordings use.
 pub struct Recorded;
 
-const SERVICES: [(&str, u16, Protocol); 10] = [
+const SERVICES: [(&str, u16, Protocol); 12] = [
     ("http", 80, Protocol::TCP),
     ("https", 443, Protocol::TCP),
     ("domain", 53, Protocol::TCP),
@@ -18,6 +18,8 @@ const SERVICES: [(&str, u16, Protocol); 10] = [
     ("ftp", 21, Protocol::TCP),
     ("ftp-data", 20, Protocol::TCP),
     ("sip", 5060, Protocol::UDP),
+    ("https", 443, Protocol::UDP),
+    ("gnutella-svc", 6346, Protocol::TCP),
     ("http-alt", 8080, Protocol::TCP),
 ];
 
