@@ -182,12 +182,17 @@ fn run(file: &Path) -> Outcome {
         Ok(Err(stop)) => stop,
         Err(_) => return Outcome::Failed("the director panicked; its words are above".into()),
     };
-    let features = beyond::features(&case, net::Net::named(&case.net), stop.step + 1);
-    let features: Vec<&str> = features.into_iter().collect();
+    // What comes later explains no difference, but may explain why a step cannot be played.
+    let steps = match stop.trouble {
+        Trouble::Differs { .. } => stop.step + 1,
+        Trouble::Cannot(_) => case.steps.len(),
+    };
+    let excuses = beyond::excuses(&case, net::Net::named(&case.net), steps);
+    if !excuses.is_empty() {
+        let excuses: Vec<&str> = excuses.into_iter().collect();
+        return Outcome::NotSupported(excuses.join(" + "));
+    }
     match stop.trouble {
-        Trouble::Differs { .. } | Trouble::Cannot(_) if !features.is_empty() => {
-            Outcome::NotSupported(features.join(" + "))
-        }
         Trouble::Cannot(why) => Outcome::NotSupported(format!("nobody plays {why}")),
         Trouble::Differs { expected, got } => {
             let step = &case.steps[stop.step];

@@ -8,43 +8,21 @@ use serde_json::Value;
 use ulvs::config::Command;
 use ulvs::config::ipvsadm::{self, Call};
 use ulvs::config::words::NumbersOnly;
-use ulvs::lvs::{ForwardMethod, Protocol, ServiceFlags, ServiceSpec};
+use ulvs::lvs::{ForwardMethod, ServiceSpec};
 
 use super::case::{Case, Step};
 use super::net::Net;
 use super::packet::Seen;
 
-/// Protocols of IPsec, which follow an ISAKMP connection (IANA).
-const ESP_AH: [Protocol; 2] = [Protocol(50), Protocol(51)];
-/// Sysctls that change what happens to packets, and that the director does not know: name, the value
+/// Sysctls that change what happens to packets, and that the director does not obey: name, the value
 /// at which they do nothing, and what they would do.
-const SYSCTLS: [(&str, &str, &str); 8] = [
+const SYSCTLS: [(&str, &str, &str); 4] = [
     ("cache_bypass", "0", "bypass of the cache (cache_bypass)"),
     ("conntrack", "0", "connection tracking (conntrack)"),
-    (
-        "drop_entry",
-        "0",
-        "defence by dropping entries (drop_entry)",
-    ),
-    (
-        "drop_packet",
-        "0",
-        "defence by dropping packets (drop_packet)",
-    ),
     (
         "pmtu_disc",
         "1",
         "path MTU discovery switched off (pmtu_disc)",
-    ),
-    (
-        "schedule_icmp",
-        "0",
-        "scheduling of ICMP errors (schedule_icmp)",
-    ),
-    (
-        "secure_tcp",
-        "0",
-        "defence by longer handshakes (secure_tcp)",
     ),
     (
         "snat_reroute",
@@ -53,8 +31,25 @@ const SYSCTLS: [(&str, &str, &str); 8] = [
     ),
 ];
 
-/// What the first `steps` steps of a case ask for that is not there yet.
-pub fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
+/// Carrying packets to servers with `-i`.
+const TUNNEL: &str = "forwarding by tunnel (-i)";
+
+/// What the first `steps` steps of a case ask for that is not there yet, and that excuses the last of
+/// them: who is chosen does not depend on how packets are carried to him afterwards.
+pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
+    let mut found = features(case, net, steps);
+    let last = steps.checked_sub(1).and_then(|at| case.steps.get(at));
+    let kind = last.and_then(|step| step["do"].as_str());
+    if matches!(
+        kind,
+        Some("new" | "establish" | "close" | "reset" | "counts")
+    ) {
+        found.remove(TUNNEL);
+    }
+    found
+}
+
+fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     for value in case.steps.iter().take(steps) {
         match Step::read(value) {
@@ -88,7 +83,7 @@ fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
         }
         Call::Change(Command::AddReal { real, .. } | Command::EditReal { real, .. }) => {
             if real.method == ForwardMethod::Tunnel {
-                found.insert("forwarding by tunnel (-i)");
+                found.insert(TUNNEL);
             }
             let address = real.key.0.address;
             let own = net.is_some_and(|net| net.is_own(address)) || address.is_loopback();
@@ -104,9 +99,6 @@ fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
 }
 
 fn of_service(spec: &ServiceSpec, found: &mut BTreeSet<&'static str>) {
-    if spec.flags.has(ServiceFlags::ONE_PACKET) {
-        found.insert("one-packet scheduling (-o)");
-    }
     if spec.engine.is_some() {
         found.insert("persistence by Call-ID (--pe sip)");
     }
@@ -130,9 +122,6 @@ fn of_frame(frame: &[u8], found: &mut BTreeSet<&'static str>) {
     if seen.fragment {
         found.insert("fragments");
     }
-    if ESP_AH.contains(&seen.protocol) {
-        found.insert("ESP and AH behind ISAKMP");
-    }
 }
 
 fn of_other(value: &Value, found: &mut BTreeSet<&'static str>) {
@@ -142,7 +131,9 @@ fn of_other(value: &Value, found: &mut BTreeSet<&'static str>) {
     {
         found.insert("the FTP helper (ip_vs_ftp)");
     }
-    if matches!(value["do"].as_str(), Some("proc" | "sysctl-probe")) {
-        found.insert("texts under /proc");
-    }
+    match value["do"].as_str() {
+        Some("proc" | "sysctl-probe") => found.insert("texts under /proc"),
+        Some("local-send") => found.insert("clients on the director's own host"),
+        _ => false,
+    };
 }

@@ -63,7 +63,11 @@ impl Shell {
                 self.marks.push(rule);
             }
             ["ip", "-6", rest @ ..] | ["ip", rest @ ..] => {
-                return self.ip(rest).ok_or_else(unknown);
+                let routing = matches!(rest, ["route" | "rule", ..]);
+                return self.ip(rest).ok_or_else(|| match routing {
+                    true => "routing beyond networks and gateways (ip route, ip rule)".into(),
+                    false => unknown(),
+                });
             }
             _ => return Err(unknown()),
         }
