@@ -11,7 +11,7 @@ use super::verdict::{DropReason, Verdict};
 use super::{Passage, stack};
 use crate::conn::{Conn, ConnTable, Opening};
 use crate::lvs::tuple::{Tuple, pack};
-use crate::lvs::{Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables};
+use crate::lvs::{Flow, Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables};
 use crate::sched::PickContext;
 
 /// What became of a packet that had no connection.
@@ -63,9 +63,14 @@ pub fn admit<P: Probe>(
 ) -> Admission {
     let snapshot = Arc::clone(&own.snapshot);
     if !may_open(segment, &snapshot.tunables) {
+        p.say(|| "no connection, and nothing that opens one".to_string());
         return Admission::NotOurs;
     }
     let Some(service) = snapshot.service_for(&tuple.flow(), p.mark) else {
+        let Flow {
+            protocol, target, ..
+        } = tuple.flow();
+        p.say(|| format!("no connection, and no service {protocol} {target}"));
         return Admission::NotOurs;
     };
     if own.defences.refuses_new() {

@@ -9,7 +9,7 @@ use crate::lvs::{Family, Protocol, Segment, TcpFlags};
 use crate::time::Instant;
 use crate::wire::icmp::Message;
 use crate::wire::packet::{Fragment, Kind, number};
-use crate::wire::{Frame, Layout, Malformed, Packet};
+use crate::wire::{self, Frame, Layout, Malformed, Packet};
 
 pub mod admit;
 pub mod errors;
@@ -126,10 +126,11 @@ impl Director {
         now: Instant,
         probe: &mut P,
     ) -> Verdict {
-        if let Some(malformed) = prepared.malformed {
-            return Verdict::Drop(malformed.into());
-        }
         let Lane { index, own } = lane;
+        tell_arrival(frame, &own.snapshot.ports[ingress], probe);
+        if let Some(malformed) = prepared.malformed {
+            return refuse_malformed(malformed, probe);
+        }
         let mark = frame.meta.mark;
         let packet = Packet::new(frame, prepared.layout);
         let mut passage = Passage {
@@ -140,9 +141,8 @@ impl Director {
             probe,
         };
         let p = &mut passage;
-        p.tell_arrival(own);
         let verdict = match p.kind(own, prepared) {
-            Shape::NotForUs => Verdict::Pass,
+            Shape::NotForUs(why) => stack::pass_by(p, own, why),
             Shape::Arp => stack::hear_arp(p, own),
             Shape::IcmpError => self.relate_error(p, own),
             Shape::Fragment => stack::refuse_fragment(p, own),
@@ -175,8 +175,8 @@ impl Director {
     ) -> Verdict {
         let tuple = &prepared.tuple;
         let found = self.table.find(tuple).filter(|(conn, _)| !conn.is_gone());
-        let found = found.and_then(|found| self.still_alive(found, p.now));
-        let found = found.and_then(|found| self.not_reused(found, segment, own));
+        let found = found.and_then(|found| self.still_alive(found, p));
+        let found = found.and_then(|found| self.not_reused(found, segment, p, own));
         match found {
             Some((conn, Direction::Out)) => {
                 index.remember(prepared.hash, Direction::Out, &conn);
@@ -225,12 +225,13 @@ impl Director {
     }
 
     /// An entry whose time is up is no entry, unless it controls others.
-    fn still_alive(
+    fn still_alive<P: Probe>(
         &self,
         (conn, direction): (Arc<Conn>, Direction),
-        now: Instant,
+        p: &mut Passage<'_, '_, P>,
     ) -> Option<(Arc<Conn>, Direction)> {
-        if conn.is_due(now) && !conn.outlives_expiry(now) {
+        if conn.is_due(p.now) && !conn.outlives_expiry(p.now) {
+            p.say(|| "its connection has expired".to_string());
             self.table.remove(&conn);
             return None;
         }
@@ -239,13 +240,15 @@ impl Director {
 
     /// A client that reuses its port for a new connection is scheduled anew
     /// (`is_new_conn`, `is_new_conn_expected`).
-    fn not_reused(
+    fn not_reused<P: Probe>(
         &self,
         (conn, direction): (Arc<Conn>, Direction),
         segment: Segment,
+        p: &mut Passage<'_, '_, P>,
         own: &Own,
     ) -> Option<(Arc<Conn>, Direction)> {
         if direction != Direction::Out && serve::is_reused(&conn, segment, &own.snapshot.tunables) {
+            p.say(|| format!("a new connection over an old one in {}", conn.state()));
             if !conn.is_controlling() {
                 self.table.remove(&conn);
             }
@@ -253,6 +256,24 @@ impl Director {
         }
         Some((conn, direction))
     }
+}
+
+/// Where every story begins.
+fn tell_arrival<P: Probe>(frame: &Frame<'_>, port: &Port, probe: &mut P) {
+    if P::ON {
+        let text = wire::text::describe(frame.bytes(), frame.meta.raw_ip);
+        probe.step(Step::Arrived { port, text });
+    }
+}
+
+/// The end of a frame that lies about itself.
+fn refuse_malformed<P: Probe>(malformed: Malformed, probe: &mut P) -> Verdict {
+    let verdict = Verdict::Drop(malformed.into());
+    if P::ON {
+        probe.step(Step::Said(malformed.to_string()));
+        probe.step(Step::Ended(verdict));
+    }
+    verdict
 }
 
 impl From<Malformed> for DropReason {
@@ -266,7 +287,7 @@ impl From<Malformed> for DropReason {
 
 /// What kind of business a frame is.
 enum Shape {
-    NotForUs,
+    NotForUs(NotForUs),
     Arp,
     IcmpError,
     Fragment,
@@ -275,19 +296,36 @@ enum Shape {
     Other,
 }
 
+/// Why a frame is none of our business.
+#[derive(Clone, Copy)]
+enum NotForUs {
+    Stranger,
+    OtherMac,
+    Backup,
+}
+
 impl<P: Probe> Passage<'_, '_, P> {
+    /// Tells something in words; they are only made when somebody listens.
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        if P::ON {
+            self.probe.step(Step::Said(text()));
+        }
+    }
+
     /// Sorts the frame: not addressed to us at link level first, then by what it carries.
     fn kind(&self, own: &Own, prepared: &Prepared) -> Shape {
         let port = &own.snapshot.ports[self.ingress];
         let packet = &self.packet;
         match packet.layout.kind {
             Kind::Arp => return Shape::Arp,
-            Kind::Other => return Shape::NotForUs,
+            Kind::Other => return Shape::NotForUs(NotForUs::Stranger),
             _ => {}
         }
-        let to_us = port.raw_ip || packet.target_mac() == port.mac;
-        if !to_us || own.snapshot.role == Role::Backup {
-            return Shape::NotForUs;
+        if !port.raw_ip && packet.target_mac() != port.mac {
+            return Shape::NotForUs(NotForUs::OtherMac);
+        }
+        if own.snapshot.role == Role::Backup {
+            return Shape::NotForUs(NotForUs::Backup);
         }
         let family = match packet.layout.kind {
             Kind::V6 => Family::V6,
@@ -304,20 +342,6 @@ impl<P: Probe> Passage<'_, '_, P> {
             }
             Fragment::Whole => Shape::Other,
             _ => Shape::Fragment,
-        }
-    }
-
-    fn tell_arrival(&mut self, own: &Own) {
-        if P::ON {
-            let port = &own.snapshot.ports[self.ingress];
-            let (flow, detail) = story::describe(&self.packet);
-            let len = self.packet.ip_len();
-            self.probe.step(Step::Arrived {
-                port,
-                flow,
-                detail,
-                len,
-            });
         }
     }
 }

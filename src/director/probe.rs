@@ -14,16 +14,12 @@ use super::verdict::Verdict;
 /// What happened to a packet at a numbered point of `docs/architecture.md`, section 5.
 #[derive(Debug)]
 pub enum Step<'a> {
-    /// A packet of this flow came in.
+    /// A frame came in.
     Arrived {
         /// Where.
         port: &'a Port,
-        /// Who to whom.
-        flow: Flow,
-        /// Protocol detail: TCP flags, ICMP type.
-        detail: String,
-        /// Length of the IP packet.
-        len: usize,
+        /// What it is, in one line (`wire::text`).
+        text: String,
     },
     /// It belongs to this connection.
     Found {

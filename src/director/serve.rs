@@ -164,11 +164,11 @@ pub(super) fn carry<P: Probe>(
     if let Some(verdict) = travel(direction, egress, p, own) {
         return verdict;
     }
-    let before = P::ON.then(|| story::describe(&p.packet).0);
+    let before = P::ON.then(|| story::flow_of(&p.packet));
     let outcome = forward::apply(conn, direction, &mut p.packet);
     debug_assert_eq!(outcome, Outcome::Ready(next));
     if let Some(before) = before {
-        let after = story::describe(&p.packet).0;
+        let after = story::flow_of(&p.packet);
         let (ttl, checksum) = (p.packet.ttl(), story::checksum_word(&p.packet));
         p.probe.step(Step::Rewritten {
             conn,

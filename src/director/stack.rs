@@ -20,6 +20,23 @@ use crate::wire::packet::number;
 /// Type of the chunk that aborts an association (RFC 9260 section 3.2).
 const SCTP_ABORT: u8 = 6;
 
+/// Lets a frame pass that is none of our business.
+pub(super) fn pass_by<P: Probe>(
+    p: &mut Passage<'_, '_, P>,
+    own: &Own,
+    why: super::NotForUs,
+) -> Verdict {
+    let mac = own.snapshot.ports[p.ingress].mac;
+    let (from, to) = (p.packet.source_mac(), p.packet.target_mac());
+    p.say(|| match why {
+        super::NotForUs::Stranger => "neither ARP nor IP".to_string(),
+        super::NotForUs::OtherMac if from == mac => "the director's own".to_string(),
+        super::NotForUs::OtherMac => format!("for {to}, and the director is {mac}"),
+        super::NotForUs::Backup => "this director is the backup".to_string(),
+    });
+    Verdict::Pass
+}
+
 /// Hears an ARP packet: learns from it, and answers for the VIPs and our own addresses on this port.
 pub fn hear_arp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let Own {

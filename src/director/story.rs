@@ -1,15 +1,11 @@
 //! Teller: a probe that writes the story of each packet, in words and numbers.
 
-use std::fmt::Write;
-
 use super::probe::{Probe, Step};
-use super::snapshot::Port;
 use super::verdict::Verdict;
 use crate::conn::{Conn, Direction, State};
-use crate::lvs::{Endpoint, Flow, Protocol, TcpFlags};
+use crate::lvs::{Endpoint, Flow, Protocol};
 use crate::time::{Duration, Instant};
 use crate::wire::Packet;
-use crate::wire::packet::Kind;
 
 /// Lines after which the story of one connection ends: some forty packets.
 const CONNECTION_LINES_MAX: usize = 200;
@@ -150,18 +146,15 @@ impl Teller {
         else {
             return;
         };
-        let mut text = format!("{scheduler:<4}");
+        self.say("pick", format!("{scheduler} ({})", rule_of(scheduler)));
         for note in *notes {
             let server = reals.get(note.index).map(|real| real.key.to_string());
-            let _ = write!(text, "  {} {}", server.unwrap_or_default(), note.text);
+            let text = format!("  {}  {}", server.unwrap_or_default(), note.text);
+            self.say("", text);
         }
-        match chosen.and_then(|index| reals.get(index)) {
-            Some(real) => {
-                let _ = write!(text, "  -> {}", real.key);
-            }
-            None => text.push_str("  -> nobody"),
-        }
-        self.say("pick", text);
+        let chosen = chosen.and_then(|index| reals.get(index));
+        let chosen = chosen.map_or_else(|| "nobody".to_string(), |real| real.key.to_string());
+        self.say("", format!("-> {chosen}"));
     }
 }
 
@@ -170,20 +163,21 @@ impl Probe for Teller {
 
     fn step(&mut self, step: Step<'_>) {
         match step {
-            Step::Arrived {
-                port,
-                flow,
-                detail,
-                len,
-            } => self.arrived(port, flow, &detail, len),
+            Step::Arrived { port, text } => {
+                self.packet.clear();
+                let time = self.since_start().as_secs_f64();
+                let name = &port.name;
+                self.packet.push(format!("  {time:.6}  in {name}  {text}"));
+            }
             Step::Found { conn, direction } => {
                 self.meet(conn);
-                let way = match direction {
-                    Direction::Out => "from the real server",
-                    _ => "from the client",
+                let who = match direction {
+                    Direction::Out => "the real server",
+                    _ => "the client",
                 };
                 let (client, virt, real) = (conn.client(), conn.virt(), conn.real());
-                self.say("entry", format!("{client} > {virt} > {real}, {way}"));
+                let text = format!("{client} > {virt} > {real}, {who} speaks");
+                self.say("entry", text);
             }
             Step::Service { service } => {
                 let spec = &service.spec;
@@ -234,20 +228,6 @@ impl Probe for Teller {
 }
 
 impl Teller {
-    fn arrived(&mut self, port: &Port, flow: Flow, detail: &str, len: usize) {
-        self.packet.clear();
-        let time = self.since_start().as_secs_f64();
-        let Flow {
-            source,
-            target,
-            protocol,
-        } = flow;
-        self.packet.push(format!(
-            "  {time:.6}  in {}  {source} > {target} {protocol} {detail} {len} bytes",
-            port.name
-        ));
-    }
-
     fn ended(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Forward { .. } => {}
@@ -259,37 +239,37 @@ impl Teller {
     }
 }
 
-/// The flow of a packet in words: its ends, and the detail that tells what it is about. ICMP has no
-/// ports; they are told as 0.
-pub fn describe(packet: &Packet<'_>) -> (Flow, String) {
-    let none = Endpoint::new([0, 0, 0, 0].into(), 0);
+/// Who talks to whom in an IP packet. What has no ports is told with port 0.
+pub fn flow_of(packet: &Packet<'_>) -> Flow {
     let protocol = Protocol(packet.layout.protocol);
-    if !matches!(packet.layout.kind, Kind::V4 | Kind::V6) {
-        return (
-            Flow {
-                protocol,
-                source: none,
-                target: none,
-            },
-            "ARP".to_string(),
-        );
-    }
     let ported = protocol.is_balanced();
     let port = |port: u16| if ported { port } else { 0 };
-    let flow = Flow {
+    Flow {
         protocol,
         source: Endpoint::new(packet.source(), port(packet.source_port())),
         target: Endpoint::new(packet.target(), port(packet.target_port())),
-    };
-    let detail = match protocol {
-        Protocol::TCP => TcpFlags(packet.tcp_flags()).to_string(),
-        _ if packet.is_icmp() => {
-            let (kind, code) = packet.icmp_type_code();
-            format!("{kind}/{code}")
-        }
-        _ => String::new(),
-    };
-    (flow, detail)
+    }
+}
+
+/// By what each scheduler decides, for who does not know it by heart.
+fn rule_of(scheduler: &str) -> &'static str {
+    match scheduler {
+        "rr" => "each in turn",
+        "wrr" => "in turn, the heavier ones more often",
+        "lc" => "the least active*256 + inactive",
+        "wlc" => "the least (active*256 + inactive)/weight",
+        "sed" => "the least (active + 1)/weight",
+        "nq" => "an idle one, else the least (active + 1)/weight",
+        "lblc" => "who had this target before, else the least loaded",
+        "lblcr" => "the least loaded of a set for this target",
+        "dh" => "by a hash of the target",
+        "sh" => "by a hash of the client",
+        "mh" => "by a hash of the client, Maglev's table",
+        "fo" => "the heaviest",
+        "ovf" => "the heaviest that is not full",
+        "twos" => "the less loaded of two drawn by chance",
+        _ => "by its own rule",
+    }
 }
 
 /// What NAT did about the transport checksum of this packet.

@@ -385,13 +385,16 @@ fn the_first_connection_is_told() {
     };
     let story = story.join("\n");
     let wanted = [
-        "#1  0.000000  in cl0  172.16.3.9:40000 > 10.0.0.100:80 TCP S 47 bytes",
+        "#1  0.000000  in cl0  172.16.3.9:40000 > 10.0.0.100:80 TCP S seq 1000 data 7, ttl 64",
         "    service   TCP 10.0.0.100:80 rr",
-        "-> 192.168.1.11:8080",
+        "    pick      rr (each in turn)",
+        "                192.168.1.11:8080  next in turn",
+        "              -> 192.168.1.11:8080",
+        "    entry     172.16.3.9:40000 > 10.0.0.100:80 > 192.168.1.11:8080, the client speaks",
         "    state     NONE -> SYN_RECV, expires in 60 s",
         "    forward   Masq: 10.0.0.100:80 -> 192.168.1.11:8080, ttl 63, checksum adjusted",
         "    send      rs0 via 192.168.1.11 (02:00:00:00:05:0b)",
-        "#2  0.000000  in rs0  192.168.1.11:8080 > 172.16.3.9:40000 TCP SA 47 bytes",
+        "#2  0.000000  in rs0  192.168.1.11:8080 > 172.16.3.9:40000 TCP SA seq 1000 ack 7000",
         "    forward   Masq: 192.168.1.11:8080 -> 10.0.0.100:80, ttl 63, checksum adjusted",
     ];
     let mut rest = story.as_str();

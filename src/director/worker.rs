@@ -127,22 +127,27 @@ impl Worker {
     /// One turn: takes a batch from every port and sees it through, sends what we made ourselves,
     /// closes connections whose time is up. Returns how many frames were handled.
     pub fn breathe(&mut self, now: Instant) -> usize {
+        let telling = self.teller.take_if(|teller| !teller.is_done());
+        match telling {
+            Some(mut teller) => {
+                teller.at(now);
+                let handled = self.breathe_told(now, &mut *teller);
+                self.teller = Some(teller);
+                handled
+            }
+            None => self.breathe_told(now, &mut Off),
+        }
+    }
+
+    /// The same, and `probe` hears every frame's story.
+    pub fn breathe_told<P: Probe>(&mut self, now: Instant, probe: &mut P) -> usize {
         let Lane { own, .. } = &mut self.lane;
         if own.cache.refresh(&own.neighbours) || !own.held.is_empty() {
             resolve::settle_held(now, own);
         }
         let mut handled = 0;
         for port in 0..self.rxs.len() {
-            let telling = self.teller.take_if(|teller| !teller.is_done());
-            handled += match telling {
-                Some(mut teller) => {
-                    teller.at(now);
-                    let count = self.inhale(port, now, &mut *teller);
-                    self.teller = Some(teller);
-                    count
-                }
-                None => self.inhale(port, now, &mut Off),
-            };
+            handled += self.inhale(port, now, probe);
         }
         self.exhale();
         self.expire(now);

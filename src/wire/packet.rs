@@ -59,6 +59,31 @@ pub enum Malformed {
     Extensions,
 }
 
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Malformed::Short(header) => write!(f, "cut off in {header}"),
+            Malformed::Length(header) => write!(f, "a length in {header} lies"),
+            Malformed::Version => f.write_str("the version of IP is not what was announced"),
+            Malformed::Checksum => f.write_str("the checksum of the IPv4 header is wrong"),
+            Malformed::Extensions => f.write_str("too many IPv6 extension headers"),
+        }
+    }
+}
+
+impl std::fmt::Display for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Header::Ethernet => "the Ethernet header",
+            Header::Vlan => "the VLAN tag",
+            Header::Arp => "ARP",
+            Header::V4 => "IPv4",
+            Header::V6 => "IPv6",
+            Header::V6Extension => "an IPv6 extension header",
+        })
+    }
+}
+
 /// What lies in the frame above Ethernet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
