@@ -12,13 +12,13 @@ use super::packet_mmsg::{Inbox, view_of};
 use super::packet_socket::{RxSocket, VlanTag};
 use super::packet_tx::{PacketTx, TxCount};
 use super::sys::{self, Map, errno};
-use super::{Halves, OpenError, OpenOptions};
+use super::{Halves, OpenError, OpenOptions, RING_SLOTS_MIN};
 use crate::wire::offload::VNET_HEADER_LEN;
 use crate::wire::{Frame, FrameMeta, FrameView, NicCounters, NicError, Offload, Rx};
 
 /// How many fills in a row may find nothing before the socket is asked for an error: the ring itself
 /// does not tell that the interface went down. An error ends every wait at once, so it is asked soon.
-const EMPTY_FILLS_MAX: u32 = 16;
+const EMPTY_FILLS_MAX: u32 = 4;
 
 /// How often a long frame is asked for again when an error of the socket came before it.
 const LONG_TRIES_MAX: u32 = 4;
@@ -281,7 +281,24 @@ fn make_ring(fd: &OwnedFd, options: &OpenOptions) -> Result<Ring, OpenError> {
     set(libc::PACKET_COPY_THRESH, 1)
         .map_err(failed("have long frames queued (PACKET_COPY_THRESH)"))?;
     set(libc::PACKET_RESERVE, RESERVE).map_err(failed("reserve head room (PACKET_RESERVE)"))?;
-    let slots = options.ring_slots.next_multiple_of(BLOCK_SLOTS);
+    let mut slots = options.ring_slots.next_multiple_of(BLOCK_SLOTS);
+    loop {
+        match request_ring(fd, slots) {
+            // A machine with little memory gets a smaller ring: it counts what does not fit.
+            Err(error) if errno(&error) == libc::ENOMEM && slots > RING_SLOTS_MIN => {
+                slots = (slots / 2).next_multiple_of(BLOCK_SLOTS);
+            }
+            made => {
+                made.map_err(failed("make a receive ring (PACKET_RX_RING)"))?;
+                break;
+            }
+        }
+    }
+    let memory = Map::shared(slots * SLOT_LEN, fd).map_err(failed("map a receive ring"))?;
+    Ok(Ring { memory, slots })
+}
+
+fn request_ring(fd: &OwnedFd, slots: usize) -> std::io::Result<()> {
     let request = libc::tpacket_req {
         tp_block_size: (BLOCK_SLOTS * SLOT_LEN) as u32,
         tp_block_nr: (slots / BLOCK_SLOTS) as u32,
@@ -289,9 +306,6 @@ fn make_ring(fd: &OwnedFd, options: &OpenOptions) -> Result<Ring, OpenError> {
         tp_frame_nr: slots as u32,
     };
     sys::set_option(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)
-        .map_err(failed("make a receive ring (PACKET_RX_RING)"))?;
-    let memory = Map::shared(slots * SLOT_LEN, fd).map_err(failed("map a receive ring"))?;
-    Ok(Ring { memory, slots })
 }
 
 impl Ring {

@@ -179,8 +179,8 @@ impl Quiet {
     }
 
     /// Removes what a director left behind in this network namespace that could not clean up, and
-    /// says what that was. What belongs to a running director stays, where the kernel knows owners
-    /// (Linux 5.12).
+    /// says what that was. What belongs to another process that runs stays. To be called before
+    /// `install`, not beside it.
     pub fn cleanup_all() -> Vec<String> {
         let mut removed = super::quiet_nft::cleanup_all();
         removed.extend(super::quiet_tc::cleanup_all());
@@ -232,6 +232,12 @@ fn is_silent(ports: &[QuietPort], rules: &QuietRules, reasons: &str) -> Result<(
         }
     }
     Ok(())
+}
+
+/// May what carries this process number be removed? It may be our own from an earlier life (in a
+/// container the number is often the same), and must not be that of somebody who runs.
+pub(super) fn is_left_over(process: u32) -> bool {
+    process == std::process::id() || !std::path::Path::new(&format!("/proc/{process}")).exists()
 }
 
 /// The sysctls that make the kernel forward what arrives on this interface.

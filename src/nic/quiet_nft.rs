@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::Side;
 use super::netlink::{Message, Netlink, Refused, attributes, text_of};
-use super::quiet::{Addresses, QuietPort};
+use super::quiet::{Addresses, QuietPort, is_left_over};
 use super::sys;
 
 /// Our tables are called this and the process number.
@@ -226,7 +226,7 @@ impl Drop for NftTable {
     }
 }
 
-/// Removes tables without a living owner; says which.
+/// Removes tables of directors that no longer run; says which.
 pub(super) fn cleanup_all() -> Vec<String> {
     let Ok(mut socket) = Netlink::open(libc::NETLINK_NETFILTER) else {
         return Vec::new();
@@ -237,11 +237,12 @@ pub(super) fn cleanup_all() -> Vec<String> {
         let name = attributes(rest).find(|(kind, _)| *kind == NFTA_TABLE_NAME);
         names.extend(name.map(|(_, value)| text_of(value)));
     });
-    names.retain(|name| name.starts_with(TABLE_PREFIX));
+    let process = |name: &String| name.strip_prefix(TABLE_PREFIX)?.parse().ok();
+    names.retain(|name| process(name).is_some_and(is_left_over));
     names.retain(|name| {
         let mut table = message(NFT_MSG_DELTABLE, 0);
         table.text(NFTA_TABLE_NAME, name);
-        // A table of a running director is refused: it has an owner.
+        // Where the kernel knows owners, it refuses to take a table from one.
         send(&mut socket, vec![table]).is_ok()
     });
     names

@@ -8,12 +8,14 @@ use std::net::IpAddr;
 
 use super::Side;
 use super::netlink::{Message, Netlink, Refused, attributes, text_of};
-use super::quiet::{Addresses, QuietPort};
+use super::quiet::{Addresses, QuietPort, is_left_over};
 use super::steer::op::*;
 use super::sys;
 
-/// Filters are known by this number ("ulvs") and stand before all others.
-const HANDLE: u32 = 0x756c_7673;
+/// Our filters are numbered by this ("u") and, behind it, by the process, which has at most 22 bits.
+const HANDLE_PREFIX: u32 = 0x75 << HANDLE_BITS;
+const HANDLE_BITS: u32 = 24;
+/// They stand before all others.
 const FILTER_PRIORITY: u32 = 1;
 
 /// The longest classic program the kernel takes (`BPF_MAXINSNS`).
@@ -77,7 +79,9 @@ impl Drop for TcFilters {
     fn drop(&mut self) {
         for place in self.places.iter().filter(|place| place.index != 0) {
             // Where it fails the interface is gone, and the filter with it.
-            let _ = self.socket.request(delete_message(place.index));
+            let _ = self
+                .socket
+                .request(delete_message(place.index, own_handle()));
             if place.is_ours {
                 remove_if_empty(&mut self.socket, place.index);
             }
@@ -93,16 +97,28 @@ pub(super) fn cleanup_all() -> Vec<String> {
     };
     let mut removed = Vec::new();
     for interface in super::interfaces() {
-        let found = filters_of(&mut socket, interface.index, INGRESS);
-        if !found.contains(&HANDLE) {
-            continue;
-        }
-        if socket.request(delete_message(interface.index)).is_ok() {
-            remove_if_empty(&mut socket, interface.index);
-            removed.push(format!("tc filter on {} ingress", interface.name));
+        let mut found = filters_of(&mut socket, interface.index, INGRESS);
+        found.retain(|handle| is_ours_left_over(*handle));
+        for handle in found {
+            if socket
+                .request(delete_message(interface.index, handle))
+                .is_ok()
+            {
+                remove_if_empty(&mut socket, interface.index);
+                removed.push(format!("tc filter on {} ingress", interface.name));
+            }
         }
     }
     removed
+}
+
+fn own_handle() -> u32 {
+    HANDLE_PREFIX | std::process::id()
+}
+
+fn is_ours_left_over(handle: u32) -> bool {
+    let process = handle & ((1 << HANDLE_BITS) - 1);
+    handle & !((1 << HANDLE_BITS) - 1) == HANDLE_PREFIX && is_left_over(process)
 }
 
 /// Adds the queueing discipline; says whether it was not there before.
@@ -150,7 +166,8 @@ fn clsact_message(kind: u16, flags: i32, index: u32) -> Message {
 
 fn filter_message(index: u32, program: &[libc::sock_filter]) -> Message {
     let flags = libc::NLM_F_CREATE;
-    let mut message = tc_message(libc::RTM_NEWTFILTER, flags, index, HANDLE, INGRESS, INFO);
+    let handle = own_handle();
+    let mut message = tc_message(libc::RTM_NEWTFILTER, flags, index, handle, INGRESS, INFO);
     message.text(libc::TCA_KIND, "bpf");
     message.nest(libc::TCA_OPTIONS, |options| {
         options.put(TCA_BPF_OPS_LEN, &(program.len() as u16).to_ne_bytes());
@@ -168,8 +185,8 @@ fn filter_message(index: u32, program: &[libc::sock_filter]) -> Message {
     message
 }
 
-fn delete_message(index: u32) -> Message {
-    let mut message = tc_message(libc::RTM_DELTFILTER, 0, index, HANDLE, INGRESS, INFO);
+fn delete_message(index: u32, handle: u32) -> Message {
+    let mut message = tc_message(libc::RTM_DELTFILTER, 0, index, handle, INGRESS, INFO);
     message.text(libc::TCA_KIND, "bpf");
     message
 }

@@ -536,14 +536,17 @@ fn nothing_stays_after_a_kill() {
 #[test]
 fn cleaning_up_leaves_a_living_director_alone() {
     in_world(User::Same, || {
-        let mut theatre = Theatre::new();
-        theatre.configure_vips();
-        let _quiet = theatre.quiet(KeepOff::Nft);
-        assert_eq!(
-            theatre.director.enter(Quiet::cleanup_all),
-            Vec::<String>::new()
-        );
-        assert!(theatre.provoke().is_empty());
+        for keep_off in [KeepOff::Nft, KeepOff::Tc] {
+            let mut theatre = Theatre::new();
+            theatre.configure_vips();
+            let quiet = theatre.quiet(keep_off);
+            // Another process cleans up, and finds nothing to remove.
+            theatre.director.enter(|| {
+                killed(|| assert_eq!(Quiet::cleanup_all(), Vec::<String>::new()));
+            });
+            assert!(theatre.provoke().is_empty());
+            drop(quiet);
+        }
     });
 }
 
