@@ -14,7 +14,7 @@ use super::problem::Problems;
 use super::section::{Section, Word};
 use super::services;
 use crate::lvs::tunables::WORKERS_MAX;
-use crate::lvs::{Family, Limits, Timeouts, Tunables};
+use crate::lvs::{Accepts, Family, Limits, Timeouts, Tunables};
 
 /// Longest text of a configuration or rules file in bytes: about a hundred thousand rules.
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
@@ -241,7 +241,7 @@ pub fn parse(name: &str, text: &str, schedulers: &[&str]) -> Result<Config, Prob
         ports: ports(&top, &mut problems),
         services: services::read(&top, schedulers, &mut problems),
         timeouts: timeouts(&top, &mut problems),
-        tunables: top.overlay("tunables", "[tunables]", Tunables::default(), &mut problems),
+        tunables: tunables(&top, &mut problems),
         limits: limits(&top, &mut problems),
     };
     if config.director.nic != NicKind::Tun && config.ports.is_empty() && !top.has("port") {
@@ -409,7 +409,7 @@ fn width(address: IpAddr) -> u8 {
 
 fn routes(port: &Section<'_>, problems: &mut Problems) -> Vec<RouteSpec> {
     let mut routes = Vec::new();
-    for section in port.tables("routes", "routes = [{to, via}]", ROUTE_KEYS, problems) {
+    for section in port.tables("routes", "a route", ROUTE_KEYS, problems) {
         section.require("to", "\"0.0.0.0/0\"", problems);
         let to = section.text("to", problems);
         let to = to.and_then(|word| network(&word, problems));
@@ -470,7 +470,7 @@ fn address(word: &Word<'_>, problems: &mut Problems) -> Option<IpAddr> {
 }
 
 fn neighbours(port: &Section<'_>, problems: &mut Problems) -> Vec<(IpAddr, [u8; 6])> {
-    let title = "neighbours = [{address, mac}]";
+    let title = "a neighbour";
     let mut found = Vec::new();
     let mut seen = BTreeMap::new();
     for section in port.tables("neighbours", title, NEIGHBOUR_KEYS, problems) {
@@ -520,8 +520,58 @@ fn timeouts(top: &Section<'_>, problems: &mut Problems) -> Timeouts {
     timeouts
 }
 
-/// A bound of zero would refuse everything.
+fn tunables(top: &Section<'_>, problems: &mut Problems) -> Tunables {
+    let mut tunables = Tunables::default();
+    let names = Tunables::NAMES;
+    let Some(section) = top.table("tunables", "[tunables]", names, problems) else {
+        return tunables;
+    };
+    for name in names {
+        let Some(number) = section.number_or_switch(name, problems) else {
+            continue;
+        };
+        let accepts = Tunables::accepts(name).expect("a name out of NAMES");
+        if accepts.takes(number) {
+            *tunables.get_mut(name).expect("a name out of NAMES") = number;
+        } else {
+            let what = format!("`{name}` does not take {number}");
+            problems.add(section.span_of(name), what, accepted(accepts));
+        }
+    }
+    tunables
+}
+
+fn accepted(accepts: Accepts) -> String {
+    match accepts {
+        Accepts::Number => "a number of 32 bits".to_string(),
+        Accepts::Natural => "0 or more".to_string(),
+        Accepts::UpTo(max) => format!("0 to {max}"),
+        Accepts::PowerOfTwo => "a power of two".to_string(),
+        Accepts::Nothing => "it can only be read".to_string(),
+    }
+}
+
+/// Bounds that may be zero; with any other of zero nothing would work.
+const ZERO_LIMITS: [&str; 1] = ["index_slots_max"];
+
+/// Every field of `Limits` is a key, so that a new one needs no line here.
 fn limits(top: &Section<'_>, problems: &mut Problems) -> Limits {
-    top.refuse_zeros("limits", problems);
-    top.overlay("limits", "[limits]", Limits::default(), problems)
+    let defaults = serde_json::to_value(Limits::default()).expect("plain numbers");
+    let mut fields = defaults.as_object().cloned().unwrap_or_default();
+    let names: Vec<&str> = defaults
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|field| field.0.as_str())
+        .collect();
+    let Some(section) = top.table("limits", "[limits]", &names, problems) else {
+        return Limits::default();
+    };
+    for name in &names {
+        let least = i64::from(!ZERO_LIMITS.contains(name));
+        if let Some(number) = section.integer(name, least..=i64::from(u32::MAX), problems) {
+            fields.insert((*name).to_string(), number.into());
+        }
+    }
+    serde_json::from_value(fields.into()).expect("numbers in range")
 }

@@ -7,7 +7,10 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 /// Most problems shown of one text; the rest is counted. A person mends the first ones first.
-const PROBLEMS_SHOWN_MAX: usize = 50;
+const PROBLEMS_SHOWN_MAX: usize = 20;
+
+/// Longest word that is compared with known ones; longer than any key or option.
+const WORD_BYTES_MAX: usize = 64;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,30 +145,44 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The candidate that `word` was most likely meant to be, if any is near enough: at most one third of
-/// its letters differ, and two at least may.
+/// The candidate that `word` was most likely meant to be, if any is near enough: a third of the letters
+/// may differ, and two at least.
 pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let most = (word.chars().count() / 3).max(2);
+    if word.len() > WORD_BYTES_MAX {
+        return None;
+    }
+    let most = |name: &str| (word.len().max(name.len()) / 3).max(2);
     let scored = candidates.iter().map(|name| (distance(word, name), *name));
     let best = scored.min_by_key(|(distance, _)| *distance);
-    best.filter(|(distance, name)| *distance <= most && *distance < name.len())
+    best.filter(|(distance, name)| *distance <= most(name) && *distance < name.len())
         .map(|(_, name)| name)
 }
 
-/// How many letters must be put in, taken out or changed (Levenshtein).
+/// How many letters must be put in, taken out, changed or swapped with their neighbour.
 fn distance(one: &str, other: &str) -> usize {
+    let one: Vec<char> = one.to_lowercase().chars().collect();
     let other: Vec<char> = other.to_lowercase().chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.to_lowercase().chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in other.iter().enumerate() {
-            let change = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+    let mut rows = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for i in 0..=one.len() {
+        for j in 0..=other.len() {
+            rows[i][j] = match (i, j) {
+                (_, 0) | (0, _) => i + j,
+                _ => {
+                    let change = usize::from(one[i - 1] != other[j - 1]);
+                    let single = (rows[i - 1][j - 1] + change)
+                        .min(rows[i - 1][j] + 1)
+                        .min(rows[i][j - 1] + 1);
+                    let swapped =
+                        i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1];
+                    match swapped {
+                        true => single.min(rows[i - 2][j - 2] + 1),
+                        false => single,
+                    }
+                }
+            };
         }
     }
-    row[other.len()]
+    rows[one.len()][other.len()]
 }
 
 #[cfg(test)]
@@ -201,6 +218,8 @@ mod tests {
         let keys = ["interface", "side", "addresses"];
         assert_eq!(nearest("interfaces", &keys), Some("interface"));
         assert_eq!(nearest("adresses", &keys), Some("addresses"));
+        assert_eq!(nearest("adress", &keys), Some("addresses"));
+        assert_eq!(nearest("wcl", &["wrr", "lc", "wlc"]), Some("wlc"));
         assert_eq!(nearest("colour", &keys), None);
         assert_eq!(nearest("x", &["a", "b"]), None);
     }

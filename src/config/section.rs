@@ -3,9 +3,6 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -17,7 +14,7 @@ pub struct Section<'a> {
     title: &'static str,
     table: &'a DeTable<'a>,
     span: Range<usize>,
-    keys: &'static [&'static str],
+    keys: &'a [&'a str],
 }
 
 /// A piece of text out of the file.
@@ -35,7 +32,7 @@ impl<'a> Section<'a> {
         title: &'static str,
         table: &'a DeTable<'a>,
         span: Range<usize>,
-        keys: &'static [&'static str],
+        keys: &'a [&'a str],
         problems: &mut Problems,
     ) -> Section<'a> {
         for key in table.keys() {
@@ -127,7 +124,7 @@ impl<'a> Section<'a> {
         let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
         let fits = parsed.filter(|number| range.contains(number));
         if fits.is_none() {
-            let what = format!("{key} is out of range");
+            let what = format!("`{key}` is out of range");
             let label = format!("{} to {}", range.start(), range.end());
             problems.add(value.span(), what, label);
         }
@@ -160,7 +157,11 @@ impl<'a> Section<'a> {
         problems: &mut Problems,
     ) -> Vec<Section<'a>> {
         let mut sections = Vec::new();
-        for item in self.items(key, &format!("written {title}"), problems) {
+        let kind = match title.starts_with('[') {
+            true => format!("written {title}"),
+            false => "a list of tables".to_string(),
+        };
+        for item in self.items(key, &kind, problems) {
             match item.get_ref().as_table() {
                 Some(table) => {
                     let section = Section::open(title, table, item.span(), keys, problems);
@@ -173,13 +174,16 @@ impl<'a> Section<'a> {
     }
 
     /// A table of its own, opened with `keys`.
-    pub fn table(
+    pub fn table<'k>(
         &self,
         key: &str,
         title: &'static str,
-        keys: &'static [&'static str],
+        keys: &'k [&'k str],
         problems: &mut Problems,
-    ) -> Option<Section<'a>> {
+    ) -> Option<Section<'k>>
+    where
+        'a: 'k,
+    {
         let value = self.value(key)?;
         let Some(table) = value.get_ref().as_table() else {
             wrong_kind(value, key, &format!("a table, written {title}"), problems);
@@ -188,57 +192,18 @@ impl<'a> Section<'a> {
         Some(Section::open(title, table, value.span(), keys, problems))
     }
 
-    /// Plain values laid over `default`: the table `key` may have any of the fields that `T` has, so
-    /// that a new field needs no line here. A switch may also be written 0 or 1, as in sysctl.
-    pub fn overlay<T: Serialize + DeserializeOwned>(
-        &self,
-        key: &str,
-        title: &'static str,
-        default: T,
-        problems: &mut Problems,
-    ) -> T {
-        let Some(value) = self.value(key) else {
-            return default;
-        };
-        let Some(table) = value.get_ref().as_table() else {
-            wrong_kind(value, key, &format!("a table, written {title}"), problems);
-            return default;
-        };
-        let mut fields = serde_json::to_value(&default).expect("plain fields");
-        let known = fields.as_object().cloned().unwrap_or_default();
-        let names: Vec<&str> = known.keys().map(String::as_str).collect();
-        for (key, value) in table {
-            let name = key.get_ref().as_ref();
-            let Some(old) = known.get(name) else {
-                unknown_key(title, name, key.span(), &names, problems);
-                continue;
-            };
-            fields[name] = plain(value.get_ref(), old);
-            if let Err(error) = T::deserialize(&fields) {
-                fields[name] = old.clone();
-                problems.add(value.span(), format!("{name}: {error}"), "");
-                problems.hint(format!("the default is {old}"));
-            }
-        }
-        T::deserialize(&fields).unwrap_or(default)
-    }
-
-    /// Notes every zero among the values of the table `key`.
-    pub fn refuse_zeros(&self, key: &str, problems: &mut Problems) {
-        let table = self.value(key).and_then(|value| value.get_ref().as_table());
-        for (key, value) in table.into_iter().flatten() {
-            let number = value.get_ref().as_integer();
-            if number.is_some_and(|number| number.as_str() == "0") {
-                let name = key.get_ref().as_ref();
-                problems.add(value.span(), format!("{name} must be at least 1"), "");
-            }
+    /// A whole number, or a switch for one: `true` is 1.
+    pub fn number_or_switch(&self, key: &str, problems: &mut Problems) -> Option<i64> {
+        match self.value(key)?.get_ref().as_bool() {
+            Some(switch) => Some(i64::from(switch)),
+            None => self.integer(key, i64::MIN..=i64::MAX, problems),
         }
     }
 
     /// The key must be there.
     pub fn require(&self, key: &str, example: &str, problems: &mut Problems) -> bool {
         if !self.has(key) {
-            problems.add(self.span(), format!("{} needs {key}", self.title), "");
+            problems.add(self.span(), format!("{} needs `{key}`", self.title), "");
             problems.hint(format!("for example {key} = {example}"));
         }
         self.has(key)
@@ -279,7 +244,7 @@ fn wrong_kind(value: &Spanned<DeValue<'_>>, key: &str, kind: &str, problems: &mu
         "a"
     };
     let label = format!("this is {article} {found}");
-    problems.add(value.span(), format!("{key} must be {kind}"), label);
+    problems.add(value.span(), format!("`{key}` must be {kind}"), label);
 }
 
 fn unknown_key(
@@ -289,27 +254,9 @@ fn unknown_key(
     keys: &[&str],
     problems: &mut Problems,
 ) {
-    problems.add(span, format!("{title} has no key {name:?}"), "unknown key");
+    problems.add(span, format!("{title} has no key `{name}`"), "unknown key");
     problems.hint(match nearest(name, keys) {
-        Some(near) => format!("did you mean {near}?"),
+        Some(near) => format!("did you mean `{near}`?"),
         None => format!("it has {}", keys.join(", ")),
     });
-}
-
-/// A TOML value as JSON; an integer where a switch was is taken as one.
-fn plain(value: &DeValue<'_>, old: &Value) -> Value {
-    match value {
-        DeValue::Boolean(switch) => Value::Bool(*switch),
-        DeValue::Integer(number) => {
-            let number = i64::from_str_radix(number.as_str(), number.radix()).ok();
-            match (old, number) {
-                (Value::Bool(_), Some(bit @ 0..=1)) => Value::Bool(bit == 1),
-                (_, Some(number)) => Value::from(number),
-                (_, None) => Value::Null,
-            }
-        }
-        DeValue::String(text) => Value::from(text.as_ref()),
-        DeValue::Float(number) => Value::from(number.as_str()),
-        other => Value::from(other.type_str()),
-    }
 }

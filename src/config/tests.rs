@@ -144,7 +144,7 @@ fn all_errors_are_shown_at_once() {
         .collect();
     assert_eq!(lines, [1, 2, 3, 5, 7], "{problems}");
     assert!(
-        problems.to_string().contains("did you mean director?"),
+        problems.to_string().contains("did you mean `director`?"),
         "{problems}"
     );
 }
