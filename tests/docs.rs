@@ -67,19 +67,41 @@ fn every_limit_and_tunable_is_described_with_its_default() {
             "{CONFIGURATION} says nothing of {name}"
         );
     }
+    let mut obeyed = BTreeSet::new();
+    note_obeyed(Path::new("src"), &mut obeyed);
+    let one_line = text.replace('\n', " ");
     for name in Tunables::NAMES {
         let default = Tunables::default().get(name).expect("its own name");
-        let row = format!("| `{name}` | {default} |");
         let brief = match default {
             0 => format!("`{name}`"),
             other => format!("`{name}` ({other})"),
         };
-        let one_line = text.replace('\n', " ");
-        let told = one_line.contains(&row) || one_line.contains(&brief);
+        let (told, how) = match obeyed.contains(*name) {
+            true => (text.contains(&format!("| `{name}` | {default} |")), "a row"),
+            false => (one_line.contains(&format!(" {brief}")), "a word"),
+        };
         assert!(
             told,
-            "{CONFIGURATION} says nothing of {name}, or not its default"
+            "{CONFIGURATION} lacks {how} for {name} with its default {default}"
         );
+    }
+}
+
+/// The tunables that code looks at.
+fn note_obeyed(folder: &Path, obeyed: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("readable folder") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            note_obeyed(&path, obeyed);
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("readable source");
+        for after in text.split("tunables.").skip(1) {
+            let name = after
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next();
+            obeyed.extend(name.map(str::to_string));
+        }
     }
 }
 
@@ -96,6 +118,27 @@ fn every_file_pointed_to_is_there() {
                 continue;
             }
             assert!(folder.join(path).exists(), "{name}: {target} is not there");
+        }
+    }
+}
+
+/// Tests, benches and tools are in the map, too.
+#[test]
+fn every_test_and_tool_has_its_line() {
+    let map = fs::read_to_string("docs/architecture.md").expect("docs/architecture.md");
+    for folder in ["tests", "benches", "tools"] {
+        for entry in fs::read_dir(folder).expect("readable folder") {
+            let path = entry.expect("entry").path();
+            // A folder beside a file of its name belongs to it.
+            if path.is_dir() && path.with_extension("rs").exists() {
+                continue;
+            }
+            let name = path.display().to_string();
+            let told = map.contains(&name) || folder == "benches" && map.contains("\nbenches/");
+            assert!(
+                told,
+                "{name}: give it a line behind the tree of docs/architecture.md"
+            );
         }
     }
 }
