@@ -257,10 +257,8 @@ impl Session<'_> {
         self.restoring = true;
         let mut status = OK;
         for line in stdin.lines() {
-            let mut words: Vec<&str> = line.split_ascii_whitespace().collect();
-            if words.first() == Some(&"ipvsadm") {
-                words.remove(0);
-            }
+            let words = line.split_ascii_whitespace();
+            let words: Vec<&str> = words.skip_while(|word| *word == "ipvsadm").collect();
             if !words.is_empty() {
                 status = self.call(&words, "")?;
             }

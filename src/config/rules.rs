@@ -14,73 +14,80 @@ use crate::lvs::{
     TunnelChecksum,
 };
 
-/// Reads a rules file. Blank lines and lines that begin with `#` are skipped, a leading word `ipvsadm`
-/// is dropped. `name` is what problems call the file.
+/// Reads a rules file. Blank lines and lines that begin with `#` are skipped, leading words `ipvsadm`
+/// are dropped. `name` is what problems call the file.
+///
+/// # Errors
+/// All that is wrong, each at its place.
 pub fn parse(name: &str, text: &str, names: &dyn Resolver) -> Result<Vec<Command>, Problems> {
     let mut problems = Problems::new(name, text);
     let mut commands = Vec::new();
     let mut known = Known::default();
     for line in lines(text) {
-        let words: Vec<&str> = line.iter().map(|span| &text[span.clone()]).collect();
+        let words: Vec<&str> = line.words.iter().map(|span| &text[span.clone()]).collect();
         match parse_words(&words, names) {
             Ok(Call::Change(command)) => {
-                if let Err((refusal, label)) = known.apply(&command, line_number(text, &line)) {
-                    problems.add(whole(&line), refusal.sentence(), label);
-                } else {
-                    commands.push(command);
+                match known.apply(&command, line.number) {
+                    Ok(()) => {}
+                    // Its own line is wrong, and that has been said.
+                    Err((Refusal::ServiceNotDefined | Refusal::NoSuchService, _))
+                        if known.incomplete => {}
+                    Err((refusal, label)) => {
+                        problems.add(line.whole(), refusal.sentence(), label);
+                    }
                 }
+                commands.push(command);
             }
             Ok(_) => {
                 let what = "this line changes nothing; only changes belong into a rules file";
-                problems.add(line[0].clone(), what, "");
+                problems.add(line.words[0].clone(), what, "");
             }
-            Err(complaint) => note(&mut problems, &line, &words, &complaint),
+            Err(complaint) => {
+                known.incomplete |= ["-A", "--add-service"].contains(&words[0]);
+                note(&mut problems, &line, &words, &complaint);
+            }
         }
     }
     problems.or(commands)
 }
 
-/// The words of every line that has any, as byte ranges of the text.
-fn lines(text: &str) -> Vec<Vec<Range<usize>>> {
+/// A line that has words.
+struct Line {
+    /// Counted from 1.
+    number: usize,
+    /// Where its words are, in bytes of the text; at least one.
+    words: Vec<Range<usize>>,
+}
+
+impl Line {
+    fn whole(&self) -> Range<usize> {
+        self.words[0].start..self.words[self.words.len() - 1].end
+    }
+}
+
+/// The lines that say something.
+fn lines(text: &str) -> Vec<Line> {
     let mut found = Vec::new();
     let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let mut spans: Vec<Range<usize>> = line
-            .split_ascii_whitespace()
-            .map(|word| {
+    for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+        let words = line.split_ascii_whitespace();
+        let words: Vec<&str> = words.skip_while(|word| *word == "ipvsadm").collect();
+        if words.first().is_some_and(|word| !word.starts_with('#')) {
+            let span = |word: &str| {
                 let at = start + (word.as_ptr() as usize - line.as_ptr() as usize);
                 at..at + word.len()
-            })
-            .collect();
+            };
+            let words = words.into_iter().map(span).collect();
+            found.push(Line { number, words });
+        }
         start += line.len();
-        if spans
-            .first()
-            .is_some_and(|span| &text[span.clone()] == "ipvsadm")
-        {
-            spans.remove(0);
-        }
-        let comment = spans
-            .first()
-            .is_some_and(|span| text[span.start..].starts_with('#'));
-        if !spans.is_empty() && !comment {
-            found.push(spans);
-        }
     }
     found
 }
 
-fn whole(line: &[Range<usize>]) -> Range<usize> {
-    line[0].start..line[line.len() - 1].end
-}
-
-fn line_number(text: &str, line: &[Range<usize>]) -> usize {
-    text[..line[0].start].matches('\n').count() + 1
-}
-
-fn note(problems: &mut Problems, line: &[Range<usize>], words: &[&str], complaint: &Complaint) {
-    let span = complaint
-        .word
-        .map_or(whole(line), |word| line[word].clone());
+fn note(problems: &mut Problems, line: &Line, words: &[&str], complaint: &Complaint) {
+    let span = complaint.word.map(|word| line.words[word].clone());
+    let span = span.unwrap_or(line.whole());
     match &complaint.fault {
         Fault::NoCommand => {
             problems.add(span, "a rule begins with a command", "no command");
@@ -113,6 +120,8 @@ fn note(problems: &mut Problems, line: &[Range<usize>], words: &[&str], complain
 /// The services and servers that the lines so far have made, and the line that made each.
 #[derive(Default)]
 struct Known {
+    /// A line that adds a service could not be read, so that one is missing here.
+    incomplete: bool,
     services: BTreeMap<ServiceKey, (usize, BTreeMap<RealKey, usize>)>,
 }
 
