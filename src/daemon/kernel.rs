@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use super::{RunError, say};
 use crate::config::Config;
 use crate::config::file::{KeepKernelOff, NicKind};
-use crate::director::snapshot::{Side, Snapshot};
+use crate::director::snapshot::{Port, Side, Snapshot};
 use crate::lvs::{ForwardMethod, ServiceKey};
-use crate::nic::{self, KeepOff, Quiet, QuietPort, QuietRules};
+use crate::nic::{self, Backend, KeepOff, OpenOptions, Quiet, QuietPort, QuietRules, Severity};
 
 /// The kernel is kept off as long as this lives.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ impl KernelOff {
     /// # Errors
     /// When the kernel would talk about our frames and cannot be kept from it; says what to set.
     pub fn begin(config: &Config, snapshot: &Snapshot) -> Result<KernelOff, RunError> {
+        look_first(config.director.nic, snapshot);
         if config.director.nic == NicKind::Tun {
             return Ok(KernelOff(None));
         }
@@ -34,10 +35,7 @@ impl KernelOff {
         };
         let ports = snapshot.ports.iter().map(|port| QuietPort {
             name: port.name.clone(),
-            side: match port.side {
-                Side::Public => nic::Side::Public,
-                Side::Private => nic::Side::Private,
-            },
+            side: side_of(port),
         });
         let ports: Vec<QuietPort> = ports.collect();
         let quiet = Quiet::install(keep_off, &ports, &rules(snapshot));
@@ -59,6 +57,33 @@ impl KernelOff {
         {
             say(&error.to_string());
         }
+    }
+}
+
+/// Tells a person what the machine is set to that would make trouble later, silently.
+fn look_first(kind: NicKind, snapshot: &Snapshot) {
+    let backend = match kind {
+        NicKind::Packet => Backend::Packet,
+        NicKind::Mmsg => Backend::Mmsg,
+        NicKind::Tun => Backend::Tun,
+    };
+    let ports = snapshot.ports.iter();
+    let options: Vec<OpenOptions> = ports
+        .map(|port| OpenOptions::new(&port.name, side_of(port)))
+        .collect();
+    for warning in nic::preflight(backend, &options, &rules(snapshot)) {
+        let kind = match warning.severity {
+            Severity::Trouble => "warning",
+            Severity::Note => "note",
+        };
+        say(&format!("{kind}: {warning}"));
+    }
+}
+
+fn side_of(port: &Port) -> nic::Side {
+    match port.side {
+        Side::Public => nic::Side::Public,
+        Side::Private => nic::Side::Private,
     }
 }
 
