@@ -191,3 +191,26 @@ fn an_entry_stays_small_and_keeps_its_method() {
         assert_eq!(conn.method(), method);
     }
 }
+
+#[test]
+fn an_assured_template_keeps_its_method() {
+    let server = server();
+    for method in [
+        ForwardMethod::Masq,
+        ForwardMethod::Tunnel,
+        ForwardMethod::Route,
+    ] {
+        let mut template = opening(tuple(Protocol::UDP, 0), &server);
+        (template.method, template.template) = (method, true);
+        let template = Arc::new(Conn::open(template, at(0)));
+        assert!(!template.is_assured() && template.state_name() == "NONE");
+        let mut child = opening(tuple(Protocol::UDP, 1), &server);
+        child.control = Some(Arc::clone(&template));
+        let child = Conn::open(child, at(0));
+        child.step(Direction::In, Segment::Udp, &Timeouts::default(), at(0));
+        assert!(!template.is_assured(), "nobody has answered yet");
+        child.step(Direction::Out, Segment::Udp, &Timeouts::default(), at(0));
+        assert!(template.is_assured() && template.state_name() == "ASSURED");
+        assert_eq!(template.method(), method);
+    }
+}
