@@ -159,10 +159,10 @@ impl Draft {
             return Err(wrong(text, self.seen_word("service-address")));
         }
         let flags = ServiceFlags(self.flags);
-        let tells_ends_apart = self
+        let not_udp = self
             .protocol
             .is_some_and(|protocol| protocol != Protocol::UDP);
-        if flags.has(ServiceFlags::ONE_PACKET) && tells_ends_apart {
+        if flags.has(ServiceFlags::ONE_PACKET) && not_udp {
             let text = "One-Packet Scheduling is only for UDP virtual services";
             return Err(wrong(text, self.seen_word("ops")));
         }
