@@ -1,7 +1,7 @@
 //! ns per frame of the whole `Worker::breathe` path on frames in memory, beside a bare loop that only
 //! parses and rewrites; and the candidates for the connection table side by side.
 //!
-//! `cargo bench --bench breath -- [--flows N] [--frames N] [--quick]`. Every figure is the median of interleaved
+//! `cargo bench --bench breath -- [--flows N] [--frames N] [--only ROW] [--quick]`. Every figure is the median of interleaved
 //! rounds of processor time, with the lowest and the highest; the machine's noise is in the spread.
 
 #[path = "breath/nic.rs"]
@@ -29,7 +29,12 @@ fn main() {
     let frames = number_after(&arguments, "--frames").unwrap_or(1 << 20);
     for flows in flows {
         println!("\n{flows} established NAT connections, uniformly random, both directions");
-        report(&measure(flows, rounds, frames));
+        report(&measure(
+            flows,
+            rounds,
+            frames,
+            number_after(&arguments, "--only"),
+        ));
     }
 }
 
@@ -38,32 +43,36 @@ fn number_after(arguments: &[String], option: &str) -> Option<usize> {
     arguments.get(at + 1)?.parse().ok()
 }
 
-fn measure(flows: usize, rounds: usize, frames: usize) -> Vec<Row> {
-    let mut with_index = World::established(flows, true);
-    let mut table_alone = World::established(flows, false);
-    let mut rows: Vec<Row> = [
+fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> Vec<Row> {
+    let names = [
         "bare: parse and rewrite",
         "breathe, index and table",
         "breathe, table alone",
-    ]
-    .iter()
-    .map(|name| Row {
-        name: (*name).to_string(),
+    ];
+    let row = |name: &str| Row {
+        name: name.to_string(),
         rounds: Vec::new(),
-    })
-    .collect();
+    };
+    let mut rows: Vec<Row> = names.map(row).into();
+    let wanted = |number| only.is_none_or(|only| only == number);
+    let mut with_index = wanted(1).then(|| World::established(flows, true));
+    let mut table_alone = wanted(2).then(|| World::established(flows, false));
     // Every flow is seen before the clock starts: what is measured is established traffic.
-    with_index.run(From::Both, 4 * flows);
-    table_alone.run(From::Both, flows);
-    for _ in 0..rounds {
-        rows[0].rounds.push(time(|| world::bare(flows, frames)));
-        rows[1]
-            .rounds
-            .push(time(|| with_index.run(From::Both, frames)));
-        rows[2]
-            .rounds
-            .push(time(|| table_alone.run(From::Both, frames)));
+    for world in [&mut with_index, &mut table_alone].into_iter().flatten() {
+        world.run(From::Both, 4 * flows);
     }
+    for _ in 0..rounds {
+        if wanted(0) {
+            rows[0].rounds.push(time(|| world::bare(flows, frames)));
+        }
+        if let Some(world) = &mut with_index {
+            rows[1].rounds.push(time(|| world.run(From::Both, frames)));
+        }
+        if let Some(world) = &mut table_alone {
+            rows[2].rounds.push(time(|| world.run(From::Both, frames)));
+        }
+    }
+    rows.retain(|row| !row.rounds.is_empty());
     rows
 }
 
