@@ -61,6 +61,14 @@ pub struct Conn {
 // byte more would cost every connection sixteen.
 const _: () = assert!(size_of::<Conn>() == 104);
 
+/// Whoever lets go of an entry that never was in the table (one-packet scheduling, a table that is full)
+/// cannot forget to undo its counts.
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.retire();
+    }
+}
+
 /// What a new entry is made of.
 #[derive(Clone, Debug)]
 pub struct Opening {

@@ -47,7 +47,7 @@ impl Director {
         own: &mut Own,
     ) -> Option<(Arc<Conn>, Direction)> {
         match admit::admit(&self.table, tuple, None, p, own) {
-            Admission::Opened(conn) => Some((conn, Direction::In)),
+            Admission::Opened(conn) | Admission::Once(conn) => Some((conn, Direction::In)),
             _ => None,
         }
     }

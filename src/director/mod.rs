@@ -211,11 +211,7 @@ impl Director {
                 index.remember(prepared.hash, Direction::In, &conn);
                 serve::serve(&conn, Direction::In, segment, p, own)
             }
-            admit::Admission::Once(conn) => {
-                let verdict = serve::serve(&conn, Direction::In, segment, p, own);
-                conn.retire();
-                verdict
-            }
+            admit::Admission::Once(conn) => serve::serve(&conn, Direction::In, segment, p, own),
             admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
             admit::Admission::Refused(verdict) => verdict,
             admit::Admission::Defended => Verdict::Drop(DropReason::Defence),

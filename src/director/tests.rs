@@ -49,6 +49,15 @@ fn port(name: &str, side: Side, mac: Mac, address: [u8; 4], gateway: Option<[u8;
 }
 
 fn house(key: ServiceKey, real_port: u16, knows_macs: bool) -> House {
+    house_with(key, real_port, knows_macs, |_| {})
+}
+
+fn house_with(
+    key: ServiceKey,
+    real_port: u16,
+    knows_macs: bool,
+    change: impl FnOnce(&mut Parts),
+) -> House {
     let now = Instant::ZERO + Duration::from_secs(1000);
     let table = Arc::new(ConnTable::new(1000, 7));
     let endpoint = Endpoint::new(RIP.into(), real_port);
@@ -80,7 +89,7 @@ fn house(key: ServiceKey, real_port: u16, knows_macs: bool) -> House {
         public.neighbours = vec![([10, 0, 0, 254].into(), GATEWAY)];
         private.neighbours = vec![(RIP.into(), SERVER)];
     }
-    let snapshot = Snapshot::new(Parts {
+    let mut parts = Parts {
         id: SnapshotId(1),
         role: Role::Primary,
         services: vec![Arc::new(service)],
@@ -88,7 +97,9 @@ fn house(key: ServiceKey, real_port: u16, knows_macs: bool) -> House {
         tunables: Tunables::default(),
         timeouts: Timeouts::default(),
         limits: Limits::default(),
-    });
+    };
+    change(&mut parts);
+    let snapshot = Snapshot::new(parts);
     let (outside, inside) = (MemoryNic::new(false), MemoryNic::new(false));
     let setup = WorkerSetup {
         number: 0,
@@ -429,4 +440,32 @@ fn the_story_ends_even_if_the_connection_does_not() {
         panic!("an account")
     };
     assert!(!story.is_empty() && !story.iter().any(|line| line.contains("ESTABLISHED")));
+}
+
+/// An ICMP error may open a one-packet entry (`schedule_icmp`): it lives for that error only.
+#[test]
+fn an_error_under_one_packet_scheduling_leaves_no_count() {
+    let key = ServiceKey::udp(VIP.into(), 80);
+    let mut house = house_with(key, 80, true, |parts| {
+        parts.tunables.schedule_icmp = 1;
+        let service = Arc::get_mut(&mut parts.services[0]).expect("nobody else has it");
+        service.spec.flags = crate::lvs::ServiceFlags(crate::lvs::ServiceFlags::ONE_PACKET);
+    });
+    let mut quoted = Vec::new();
+    etherparse::PacketBuilder::ipv4(VIP, CLIENT, 64)
+        .udp(80, 40000)
+        .write(&mut quoted, b"x")
+        .expect("a vector takes everything");
+    let mut frame = Vec::new();
+    let unreachable = etherparse::Icmpv4Type::DestinationUnreachable(
+        etherparse::icmpv4::DestUnreachableHeader::Port,
+    );
+    etherparse::PacketBuilder::ethernet2(IN.1.0, IN.0.0)
+        .ipv4(CLIENT, VIP, 64)
+        .icmpv4(unreachable)
+        .write(&mut frame, &quoted)
+        .expect("a vector takes everything");
+    let (_, inside) = house.outside_says(&frame);
+    assert_eq!(inside.len(), 1, "the error goes on to the real server");
+    assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
