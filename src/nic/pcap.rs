@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use pcap_file::pcap::PcapReader;
+use pcap_file::pcap::PcapParser;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption,
 };
-use pcap_file::pcapng::{Block, PcapNgReader, PcapNgWriter};
+use pcap_file::pcapng::{Block, PcapNgParser, PcapNgWriter};
 use pcap_file::{DataLink, PcapError, TsResolution};
 
 use super::BATCH_FRAMES_MAX;
@@ -63,55 +63,51 @@ pub struct Captured {
 
 /// Reads a capture packet by packet.
 pub struct CaptureReader<R: Read> {
-    format: Format<R>,
+    window: Window<R>,
+    format: Format,
     /// Packets read so far, for messages.
     number: u64,
     is_over: bool,
 }
 
-enum Format<R: Read> {
-    Pcap(PcapReader<R>),
-    PcapNg(PcapNgReader<R>),
+enum Format {
+    Pcap(PcapParser),
+    PcapNg(PcapNgParser),
 }
 
-/// What the format of a file is told by, read already and put before the rest again.
-type Rewound<R> = io::Chain<io::Cursor<[u8; 4]>, R>;
-
-impl CaptureReader<Rewound<File>> {
+impl CaptureReader<File> {
     /// Opens a capture file.
     ///
     /// # Errors
     /// When it cannot be read, or is no capture.
-    pub fn open(path: &Path) -> Result<CaptureReader<Rewound<File>>, CaptureError> {
+    pub fn open(path: &Path) -> Result<CaptureReader<File>, CaptureError> {
         let failed = |error| CaptureError::new(format!("cannot open {}: {error}", path.display()));
         CaptureReader::new(File::open(path).map_err(failed)?)
             .map_err(|error| CaptureError::new(format!("{}: {error}", path.display())))
     }
 }
 
-impl<R: Read> CaptureReader<Rewound<R>> {
+impl<R: Read> CaptureReader<R> {
     /// Reads a capture out of `reader`, which need not be buffered.
     ///
     /// # Errors
     /// When it cannot be read, or is no capture.
-    pub fn new(mut reader: R) -> Result<CaptureReader<Rewound<R>>, CaptureError> {
-        let mut magic = [0; 4];
-        reader
-            .read_exact(&mut magic)
+    pub fn new(reader: R) -> Result<CaptureReader<R>, CaptureError> {
+        let mut window = Window::new(reader);
+        let magic = window
+            .parse(|bytes| match bytes.first_chunk::<4>() {
+                Some(magic) => Ok((bytes, *magic)),
+                None => Err(PcapError::IncompleteBuffer),
+            })
             .map_err(|_| CaptureError::new("it is too short to be a capture"))?;
-        let reader = io::Cursor::new(magic).chain(reader);
         let explain = |error: PcapError| CaptureError::new(explained(&error));
         let format = match magic {
-            [0x0a, 0x0d, 0x0d, 0x0a] => PcapNgReader::new(reader)
-                .map(Format::PcapNg)
-                .map_err(explain)?,
+            [0x0a, 0x0d, 0x0d, 0x0a] => window.parse(PcapNgParser::new).map(Format::PcapNg),
             // Microseconds and nanoseconds, in both byte orders.
             [0xa1, 0xb2, 0xc3, 0xd4]
             | [0xd4, 0xc3, 0xb2, 0xa1]
             | [0xa1, 0xb2, 0x3c, 0x4d]
-            | [0x4d, 0x3c, 0xb2, 0xa1] => {
-                PcapReader::new(reader).map(Format::Pcap).map_err(explain)?
-            }
+            | [0x4d, 0x3c, 0xb2, 0xa1] => window.parse(PcapParser::new).map(Format::Pcap),
             [0x1f, 0x8b, ..] => {
                 return Err(CaptureError::new(
                     "it is compressed: unpack it first (gunzip)",
@@ -120,37 +116,41 @@ impl<R: Read> CaptureReader<Rewound<R>> {
             _ => return Err(CaptureError::new("it is neither pcap nor pcapng")),
         };
         Ok(CaptureReader {
-            format,
+            window,
+            format: format.map_err(explain)?,
             number: 0,
             is_over: false,
         })
     }
-}
 
-impl<R: Read> CaptureReader<R> {
     /// The next packet; `None` at the end. After an error there is no next packet.
     ///
     /// # Errors
-    /// When the file is cut off, garbled, or of a kind of link that we do not read.
+    /// When the file is cut off, garbled, or of a kind of link that we do not read: which packet, and
+    /// the byte of the file at which it begins.
     pub fn next_packet(&mut self) -> Result<Option<Captured>, CaptureError> {
         if self.is_over {
             return Ok(None);
         }
+        let window = &mut self.window;
         let next = match &mut self.format {
-            Format::Pcap(reader) => next_of_pcap(reader),
-            Format::PcapNg(reader) => next_of_pcapng(reader),
+            Format::Pcap(parser) => next_of_pcap(parser, window),
+            Format::PcapNg(parser) => next_of_pcapng(parser, window),
         };
         self.number += 1;
         self.is_over = !matches!(next, Ok(Some(_)));
-        next.map_err(|words| CaptureError::new(format!("packet {}: {words}", self.number)))
+        next.map_err(|words| {
+            let (number, at) = (self.number, self.window.last);
+            CaptureError::new(format!("packet {number}, at byte {at}: {words}"))
+        })
     }
 
     /// The name of an interface in the file, if it tells one (pcapng).
     pub fn interface_name(&self, interface: usize) -> Option<&str> {
-        let Format::PcapNg(reader) = &self.format else {
+        let Format::PcapNg(parser) = &self.format else {
             return None;
         };
-        let mut options = reader.interfaces().get(interface)?.options.iter();
+        let mut options = parser.interfaces().get(interface)?.options.iter();
         options.find_map(|option| match option {
             InterfaceDescriptionOption::IfName(name) => Some(name.as_ref()),
             _ => None,
@@ -165,12 +165,98 @@ impl<R: Read> fmt::Debug for CaptureReader<R> {
     }
 }
 
-fn next_of_pcap<R: Read>(reader: &mut PcapReader<R>) -> Result<Option<Captured>, String> {
-    let header = reader.header();
-    // Raw: the crate's own checks refuse packets that a capture has cut.
-    let Some(packet) = reader.next_raw_packet() else {
+/// The part of a file that is being read, and where in the file that is.
+struct Window<R: Read> {
+    reader: R,
+    bytes: Vec<u8>,
+    /// What of `bytes` is done with.
+    done: usize,
+    /// Offset in the file of what is not done with.
+    offset: u64,
+    /// Offset of what was parsed last, or could not be.
+    last: u64,
+}
+
+/// Bytes read at once.
+const READ_LEN: usize = 64 << 10;
+/// A block longer than this is garbled: the longest packet has 256 KiB.
+const BLOCK_LEN_MAX: usize = 16 << 20;
+
+impl<R: Read> Window<R> {
+    fn new(reader: R) -> Window<R> {
+        Window {
+            reader,
+            bytes: Vec::new(),
+            done: 0,
+            offset: 0,
+            last: 0,
+        }
+    }
+
+    /// Reads on; says if there was something to read.
+    fn read_on(&mut self) -> io::Result<bool> {
+        self.bytes.drain(..self.done);
+        self.done = 0;
+        let len = self.bytes.len();
+        self.bytes.resize(len + READ_LEN, 0);
+        let read = loop {
+            match self.reader.read(&mut self.bytes[len..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        let more = *read.as_ref().unwrap_or(&0);
+        self.bytes.truncate(len + more);
+        read.map(|more| more > 0)
+    }
+
+    /// Is the file at its end?
+    fn is_over(&mut self) -> io::Result<bool> {
+        Ok(self.done == self.bytes.len() && !self.read_on()?)
+    }
+
+    /// Parses what comes next; `parse` gives back the rest of what it got.
+    fn parse<T>(
+        &mut self,
+        mut parse: impl FnMut(&[u8]) -> Result<(&[u8], T), PcapError>,
+    ) -> Result<T, PcapError> {
+        self.last = self.offset;
+        loop {
+            let bytes = &self.bytes[self.done..];
+            match parse(bytes) {
+                Ok((rest, value)) => {
+                    let len = bytes.len() - rest.len();
+                    self.done += len;
+                    self.offset += len as u64;
+                    return Ok(value);
+                }
+                Err(PcapError::IncompleteBuffer) if bytes.len() > BLOCK_LEN_MAX => {
+                    return Err(PcapError::InvalidField("its length lies"));
+                }
+                Err(PcapError::IncompleteBuffer) => {
+                    if !self.read_on().map_err(PcapError::IoError)? {
+                        return Err(PcapError::IncompleteBuffer);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn next_of_pcap<R: Read>(
+    parser: &PcapParser,
+    window: &mut Window<R>,
+) -> Result<Option<Captured>, String> {
+    let header = parser.header();
+    if window.is_over().map_err(|error| unreadable(&error))? {
         return Ok(None);
-    };
+    }
+    // Raw: the crate's own checks refuse packets that a capture has cut.
+    let packet = window.parse(|bytes| {
+        let (rest, packet) = parser.next_raw_packet(bytes)?;
+        Ok((rest, packet.into_owned()))
+    });
     let packet = packet.map_err(|error| explained(&error))?;
     let nanos_per_unit = match header.ts_resolution {
         TsResolution::MicroSecond => 1000,
@@ -186,11 +272,18 @@ fn next_of_pcap<R: Read>(reader: &mut PcapReader<R>) -> Result<Option<Captured>,
     }))
 }
 
-fn next_of_pcapng<R: Read>(reader: &mut PcapNgReader<R>) -> Result<Option<Captured>, String> {
+fn next_of_pcapng<R: Read>(
+    parser: &mut PcapNgParser,
+    window: &mut Window<R>,
+) -> Result<Option<Captured>, String> {
     loop {
-        let Some(block) = reader.next_block() else {
+        if window.is_over().map_err(|error| unreadable(&error))? {
             return Ok(None);
-        };
+        }
+        let block = window.parse(|bytes| {
+            let (rest, block) = parser.next_block(bytes)?;
+            Ok((rest, block.into_owned()))
+        });
         let (interface, units, original_len, bytes) =
             match block.map_err(|error| explained(&error))? {
                 Block::EnhancedPacket(packet) => (
@@ -214,7 +307,7 @@ fn next_of_pcapng<R: Read>(reader: &mut PcapNgReader<R>) -> Result<Option<Captur
                 }
                 _ => continue,
             };
-        let described = reader.interfaces().get(interface);
+        let described = parser.interfaces().get(interface);
         let described = described
             .ok_or_else(|| format!("it is of interface {interface}, which is not described"))?;
         return Ok(Some(Captured {
@@ -263,13 +356,14 @@ fn is_raw_ip(link: DataLink) -> Result<bool, String> {
     }
 }
 
+fn unreadable(error: &io::Error) -> String {
+    format!("it cannot be read: {error}")
+}
+
 /// The crate's errors in words.
 fn explained(error: &PcapError) -> String {
     match error {
-        PcapError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            "the file ends in the middle of it".to_string()
-        }
-        PcapError::IoError(error) => format!("it cannot be read: {error}"),
+        PcapError::IoError(error) => unreadable(error),
         PcapError::IncompleteBuffer => "the file ends in the middle of it".to_string(),
         PcapError::InvalidField(field) => format!("it is garbled: {field}"),
         PcapError::Utf8Error(_) | PcapError::FromUtf8Error(_) => {

@@ -175,7 +175,17 @@ fn what_cannot_be_read_is_explained() {
     assert!(say(&pcap(0xa1b2_c3d4, 105, true)).contains("only Ethernet and raw IP"));
     let whole = pcap(0xa1b2_c3d4, 1, true);
     let cut = &whole[..whole.len() - 1];
-    assert_eq!(say(cut), "packet 2: the file ends in the middle of it");
+    let wanted = "packet 2, at byte 100: the file ends in the middle of it";
+    assert_eq!(say(cut), wanted);
+    let mut garbled = pcapng();
+    let at = garbled.len() - 4;
+    garbled[at] ^= 4;
+    let said = say(&garbled);
+    let place = garbled.len() - usize::from(garbled[at] ^ 4);
+    assert!(
+        said.starts_with(&format!("packet 10, at byte {place}: it is garbled")),
+        "{said}"
+    );
     let error = CaptureReader::open("/nowhere/x.pcap".as_ref()).unwrap_err();
     assert!(
         error
@@ -234,5 +244,10 @@ fn a_capture_is_a_wire() {
     assert_eq!(rx.fill(), Ok(9));
     rx.release();
     assert_eq!(rx.fill(), Err(NicError::Errno(libc::EIO)));
-    assert!(rx.error().unwrap().to_string().starts_with("packet 10: "));
+    assert!(
+        rx.error()
+            .unwrap()
+            .to_string()
+            .starts_with("packet 10, at byte ")
+    );
 }
