@@ -57,6 +57,9 @@ pub fn hear_arp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict 
         neighbours.learn(p.ingress, arp.sender.into(), arp.sender_mac, ours, p.now);
     }
     if from_us || !ours {
+        if !arp.is_request && !from_us {
+            p.say(|| "remembered, if the director had asked".to_string());
+        }
         return Verdict::Pass;
     }
     if !arp.is_request {

@@ -190,8 +190,12 @@ impl Probe for Teller {
                 expires_s,
             } => {
                 self.watch(to);
-                let (from, to) = (from.name(), to.name());
-                self.say("state", format!("{from} -> {to}, expires in {expires_s} s"));
+                let moved = if from == to {
+                    format!("{} stays", to.name())
+                } else {
+                    format!("{} -> {}", from.name(), to.name())
+                };
+                self.say("state", format!("{moved}, expires in {expires_s} s"));
             }
             Step::Rewritten {
                 conn,
@@ -201,15 +205,13 @@ impl Probe for Teller {
                 ttl,
                 checksum,
             } => {
-                let (old, new) = match direction {
-                    Direction::Out => (before.source, after.source),
-                    _ => (before.target, after.target),
+                let (end, old, new) = match direction {
+                    Direction::Out => ("source", before.source, after.source),
+                    _ => ("target", before.target, after.target),
                 };
                 let method = conn.method().name();
-                self.say(
-                    "forward",
-                    format!("{method}: {old} -> {new}, ttl {ttl}, {checksum}"),
-                );
+                let text = format!("{method}: {end} {old} -> {new}, ttl {ttl}, {checksum}");
+                self.say("forward", text);
             }
             Step::Sent {
                 port,
@@ -234,7 +236,10 @@ impl Teller {
             Verdict::Answered => self.say("answered", "by the director itself".to_string()),
             Verdict::Pass => self.say("pass", "not ours; left to the kernel".to_string()),
             Verdict::Held => self.say("hold", "until the next hop tells its MAC".to_string()),
-            Verdict::Drop(reason) => self.say("drop", reason.word().to_string()),
+            Verdict::Drop(reason) => {
+                let text = format!("{}: {}", reason.word(), reason.sentence());
+                self.say("drop", text);
+            }
         }
     }
 }
@@ -275,8 +280,8 @@ fn rule_of(scheduler: &str) -> &'static str {
 /// What NAT did about the transport checksum of this packet.
 pub fn checksum_word(packet: &Packet<'_>) -> &'static str {
     match (packet.offload.is_partial(), packet.offload.is_gso()) {
-        (true, true) => "pseudo-header sum adjusted; the device cuts and sums the segments",
-        (true, false) => "pseudo-header sum adjusted; the device finishes the checksum",
+        (true, true) => "partial checksum adjusted, segments still to be cut",
+        (true, false) => "partial checksum adjusted",
         (false, _) => "checksum adjusted",
     }
 }

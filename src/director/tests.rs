@@ -403,10 +403,10 @@ fn the_first_connection_is_told() {
         "              -> 192.168.1.11:8080",
         "    entry     172.16.3.9:40000 > 10.0.0.100:80 > 192.168.1.11:8080, the client speaks",
         "    state     NONE -> SYN_RECV, expires in 60 s",
-        "    forward   Masq: 10.0.0.100:80 -> 192.168.1.11:8080, ttl 63, checksum adjusted",
+        "    forward   Masq: target 10.0.0.100:80 -> 192.168.1.11:8080, ttl 63, checksum adjusted",
         "    send      rs0 via 192.168.1.11 (02:00:00:00:05:0b)",
         "#2  0.000000  in rs0  192.168.1.11:8080 > 172.16.3.9:40000 TCP SA seq 1000 ack 7000",
-        "    forward   Masq: 192.168.1.11:8080 -> 10.0.0.100:80, ttl 63, checksum adjusted",
+        "    forward   Masq: source 192.168.1.11:8080 -> 10.0.0.100:80, ttl 63, checksum adjusted",
     ];
     let mut rest = story.as_str();
     for line in wanted {

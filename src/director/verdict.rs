@@ -22,10 +22,10 @@ pub enum Verdict {
 }
 
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $name:ident = $word:literal,)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
         /// Why a frame was dropped. A closed list; each has a counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum DropReason { $($(#[$doc])* $name,)+ }
+        pub enum DropReason { $($(#[doc = $doc])+ $name,)+ }
 
         impl DropReason {
             /// Every reason, in order.
@@ -34,6 +34,13 @@ macro_rules! drop_reasons {
             /// The word for listings and JSON.
             pub const fn word(self) -> &'static str {
                 match self { $(DropReason::$name => $word,)+ }
+            }
+
+            /// The same as a sentence, for people.
+            pub fn sentence(self) -> String {
+                let lines: &[&str] = match self { $(DropReason::$name => &[$($doc),+],)+ };
+                let words = lines.iter().map(|line| line.trim());
+                words.collect::<Vec<&str>>().join(" ").trim_end_matches('.').to_string()
             }
         }
     };
