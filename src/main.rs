@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ulvs::cli::adm::{self, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{client, lab, run};
+use ulvs::cli::{client, lab, run, trace};
 use ulvs::daemon;
 
 fn main() -> ExitCode {
@@ -32,6 +32,7 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
         Some("lab") => lab::run(words[2..].to_vec()),
         _ => match program_of(argv) {
             Program::Run(args) => start(&args),
+            Program::Trace(args) => trace::run(&args),
             Program::Adm { words } => ipvsadm(&words),
             Program::Lab { words } => lab::run(words),
         },

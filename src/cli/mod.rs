@@ -9,3 +9,4 @@ pub mod names;
 pub mod options;
 mod order;
 pub mod run;
+pub mod trace;

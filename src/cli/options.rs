@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::trace::TraceArgs;
 use crate::config::file::{KeepKernelOff, NicKind};
 
 /// A Linux Virtual Server director that lives entirely in user space.
@@ -29,6 +30,8 @@ pub enum Program {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Tell the story of every packet of a capture; nothing runs and nothing is sent.
+    Trace(TraceArgs),
     /// Make whole networks in namespaces and try a director in them; `ulvs lab -h` tells more.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Lab {
