@@ -59,15 +59,22 @@ pub fn connections(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> Strin
     text.push('\n');
     for row in rows {
         let name = |end: Endpoint| endpoint_text(end.address, end.port, row.protocol, names);
+        let engine = match (&row.engine, list.columns) {
+            (Some(engine), Columns::Persistent) => Some(engine),
+            _ => None,
+        };
+        let real = match engine {
+            Some((engine, data)) => format!("{:<16} {engine:<18} {data}", name(row.real)),
+            None => name(row.real),
+        };
         text += &format!(
-            "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {}\n",
+            "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {real}\n",
             row.protocol.to_string(),
             row.expires_s / 60,
             row.expires_s % 60,
             row.state,
             name(row.client),
             name(row.virt),
-            name(row.real),
         );
     }
     text

@@ -240,6 +240,9 @@ pub struct ConnRow {
     pub state: String,
     /// Whole seconds until it expires, rounded down.
     pub expires_s: u64,
+    /// Of a template with a persistence engine: the engine, and what it goes by (the Call-ID).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<(String, String)>,
 }
 
 /// The frame account, for listing.

@@ -33,6 +33,8 @@ mod flag {
     pub const STATE: u32 = 0xff;
     /// Where the number of the forwarding method begins; it has three bits and never changes.
     pub const METHOD_SHIFT: u32 = 13;
+    /// A template whose key a persistence engine has added to.
+    pub const ENGINE: u32 = 1 << 16;
 }
 
 /// One connection entry. About 104 bytes: what a packet needs is together and small.
@@ -211,6 +213,16 @@ impl Conn {
     /// Is it a template?
     pub fn is_template(&self) -> bool {
         self.has(flag::TEMPLATE)
+    }
+
+    /// Did a persistence engine add to this template's key? The table knows what.
+    pub fn has_engine_data(&self) -> bool {
+        self.has(flag::ENGINE)
+    }
+
+    /// Whether the table keeps an engine's data for it; said before anybody else can find it.
+    pub(super) fn set_engine_data(&self) {
+        self.word.fetch_or(flag::ENGINE, Relaxed);
     }
 
     /// Has it left the table?

@@ -19,6 +19,7 @@ pub use entry::{Conn, Opening, StepRules};
 pub use index::Index;
 pub use state::State;
 pub use table::{ConnTable, TableFull};
+pub use template::EngineData;
 pub use wheel::{Due, Wheel};
 
 #[cfg(test)]

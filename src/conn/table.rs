@@ -2,15 +2,18 @@
 //! no guard of it leaves this file. Like the kernel's table it is hashed by the client's end alone, so
 //! one entry serves both directions (`ip_vs_conn_hash`).
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::{DashMap, SharedValue};
+use foldhash::fast::FixedState;
 
 use super::defence::{Defences, ENTRIES_PER_PAGE};
 use super::direction::Direction;
 use super::entry::Conn;
+use super::template::EngineData;
 use crate::lvs::tuple::Tuple;
 
 /// Shards of the table. Many, so that growing one (the others go on) stays short.
@@ -27,7 +30,12 @@ pub struct ConnTable {
     len_max: usize,
     refused: AtomicU64,
     defences: Arc<Defences>,
+    /// What persistence engines added to templates' keys, by the entry's address: next to no entry has
+    /// such data, so none has a field for it.
+    engine: Mutex<EngineMap>,
 }
+
+type EngineMap = HashMap<usize, EngineData, FixedState>;
 
 /// The table holds `conn_entries_max` entries already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +51,7 @@ impl ConnTable {
             len_max,
             refused: AtomicU64::new(0),
             defences: Arc::default(),
+            engine: Mutex::new(HashMap::with_hasher(FixedState::with_seed(seed))),
         }
     }
 
@@ -121,7 +130,37 @@ impl ConnTable {
         self.get(hash, |conn| conn.is_template() && conn.in_tuple() == *key)
     }
 
-    fn get(&self, hash: u64, wanted: impl Fn(&Conn) -> bool) -> Option<Arc<Conn>> {
+    /// The template with this key, of which the client's port does not count, and this data of a
+    /// persistence engine (`ip_vs_sip_ct_match`).
+    pub fn find_engine_template(&self, key: &Tuple, data: &EngineData) -> Option<Arc<Conn>> {
+        self.get(data.hash(self.seed), |conn| {
+            conn.has_engine_data()
+                && same_call(&conn.in_tuple(), key)
+                && self.engine_data(conn).as_ref() == Some(data)
+        })
+    }
+
+    /// What a persistence engine added to this template's key.
+    pub fn engine_data(&self, conn: &Arc<Conn>) -> Option<EngineData> {
+        if !conn.has_engine_data() {
+            return None;
+        }
+        self.engine().get(&Arc::as_ptr(conn).addr()).cloned()
+    }
+
+    /// Always taken behind a shard's lock, if both are. A worker that panicked left it whole.
+    fn engine(&self) -> MutexGuard<'_, EngineMap> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hash_of(&self, conn: &Arc<Conn>) -> u64 {
+        match self.engine_data(conn) {
+            Some(data) => data.hash(self.seed),
+            None => conn.client_hash(self.seed),
+        }
+    }
+
+    fn get(&self, hash: u64, wanted: impl Fn(&Arc<Conn>) -> bool) -> Option<Arc<Conn>> {
         let shard = self.map.shards()[self.map.determine_shard(hash as usize)].read();
         let found = shard.get(hash, |(key, conn)| *key == hash && wanted(conn.get()));
         found.map(|(_, conn)| Arc::clone(conn.get()))
@@ -133,16 +172,36 @@ impl ConnTable {
     /// # Errors
     /// `TableFull` at `len_max` entries; the refusal is counted and the entry's counts are undone.
     pub fn insert(&self, conn: Arc<Conn>) -> Result<Arc<Conn>, TableFull> {
+        self.insert_as(conn, None)
+    }
+
+    /// The same with a template to whose key a persistence engine has added this.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn insert_engine_template(
+        &self,
+        conn: Arc<Conn>,
+        data: EngineData,
+    ) -> Result<Arc<Conn>, TableFull> {
+        self.insert_as(conn, Some(data))
+    }
+
+    fn insert_as(&self, conn: Arc<Conn>, data: Option<EngineData>) -> Result<Arc<Conn>, TableFull> {
         if self.len.fetch_add(1, Relaxed) >= self.len_max {
             self.len.fetch_sub(1, Relaxed);
             self.refused.fetch_add(1, Relaxed);
             conn.retire();
             return Err(TableFull);
         }
-        let hash = conn.client_hash(self.seed);
+        let hash = match &data {
+            Some(data) => data.hash(self.seed),
+            None => conn.client_hash(self.seed),
+        };
         let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
         let twin = shard.get(hash, |(key, other)| {
-            *key == hash && same(other.get(), &conn)
+            let other = other.get();
+            *key == hash && same(other, &conn) && self.engine_data(other) == data
         });
         if let Some((_, twin)) = twin {
             let twin = Arc::clone(twin.get());
@@ -150,6 +209,10 @@ impl ConnTable {
             self.len.fetch_sub(1, Relaxed);
             conn.retire();
             return Ok(twin);
+        }
+        if let Some(data) = data {
+            conn.set_engine_data();
+            self.engine().insert(Arc::as_ptr(&conn).addr(), data);
         }
         shard.insert(
             hash,
@@ -161,7 +224,7 @@ impl ConnTable {
 
     /// Takes an entry out, if it is still there, and undoes its counts.
     pub fn remove(&self, conn: &Arc<Conn>) {
-        let hash = conn.client_hash(self.seed);
+        let hash = self.hash_of(conn);
         let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
         let removed = shard.remove_entry(hash, |(_, other)| Arc::ptr_eq(other.get(), conn));
         // A drained shard gives its memory back, or one flood would be paid for for ever.
@@ -174,6 +237,9 @@ impl ConnTable {
         if removed.is_some() {
             self.len.fetch_sub(1, Relaxed);
             conn.retire();
+            if conn.has_engine_data() {
+                self.engine().remove(&Arc::as_ptr(conn).addr());
+            }
         }
     }
 
@@ -192,6 +258,13 @@ impl ConnTable {
             look(entry.value());
         }
     }
+}
+
+/// Keys of engine templates are the same but for the client's port.
+fn same_call(a: &Tuple, b: &Tuple) -> bool {
+    (a.protocol(), a.family()) == (b.protocol(), b.family())
+        && (a.source, a.target) == (b.source, b.target)
+        && a.target_port() == b.target_port()
 }
 
 fn same(a: &Conn, b: &Conn) -> bool {

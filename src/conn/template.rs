@@ -1,8 +1,38 @@
 //! Persistence: the key of a connection template (`ip_vs_sched_persist`). A template is an entry like
 //! any other, of a client network instead of a client.
 
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
 use crate::lvs::tuple::{PackedAddress, Tuple};
 use crate::lvs::{Family, Netmask, Protocol, ServiceSpec};
+
+/// What a persistence engine adds to a template's key: for `sip`, the call's Call-ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineData(Arc<[u8]>);
+
+impl EngineData {
+    /// Most bytes (`IP_VS_PEDATA_MAXLEN`).
+    pub const BYTES_MAX: usize = 255;
+
+    /// These bytes, 1..=`BYTES_MAX`; `None` for none or more.
+    pub fn new(bytes: &[u8]) -> Option<EngineData> {
+        let fits = (1..=EngineData::BYTES_MAX).contains(&bytes.len());
+        fits.then(|| EngineData(bytes.into()))
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Templates with such data are hashed by it alone: all calls of one client would be one row.
+    pub(super) fn hash(&self, seed: u64) -> u64 {
+        FixedState::with_seed(seed).hash_one(self.bytes())
+    }
+}
 
 /// FTP's control port, whose data connections follow it.
 const FTP_PORT: u16 = 21;

@@ -28,6 +28,9 @@ const REALS_MAX: usize = 65_536;
 /// The scheduler's name for a service that shall have none.
 pub(super) const NO_SCHEDULER: &str = "none";
 
+/// The one persistence engine there is.
+pub(super) const ENGINE: &str = "sip";
+
 /// What is there while a command is checked: what is in force, and over it what the batch has done
 /// so far.
 pub(super) struct Shape<'a> {
@@ -194,7 +197,8 @@ impl<'a> Shape<'a> {
 /// What -A and -E must satisfy.
 fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     let known = spec.scheduler == NO_SCHEDULER || sched::by_name(&spec.scheduler, &[]).is_some();
-    if !known || spec.engine.is_some() {
+    let engine_known = spec.engine.as_deref().is_none_or(|name| name == ENGINE);
+    if !known || !engine_known {
         return Err(Refusal::SchedulerNotFound);
     }
     let key_ok = match spec.key {

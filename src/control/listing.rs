@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::check::ENGINE;
 use super::controller::{Controller, Desired};
 use crate::config::command::{ConnRow, RealRow, ServiceRow};
 use crate::config::{Listing, Refusal};
@@ -66,6 +67,10 @@ pub(super) fn connections(table: &ConnTable, now: Instant) -> Listing {
             real: conn.real(),
             state: conn.state_name().to_string(),
             expires_s: conn.expires_in(now).as_secs(),
+            engine: table.engine_data(conn).map(|data| {
+                let text = String::from_utf8_lossy(data.bytes()).into_owned();
+                (ENGINE.to_string(), text)
+            }),
         });
     });
     Listing::Connections(rows)

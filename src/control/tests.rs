@@ -452,6 +452,7 @@ fn connections_are_listed_with_the_seconds_they_have_left() {
         real: endpoint("192.168.1.11", 8080),
         state: "NONE".to_string(),
         expires_s: 57,
+        engine: None,
     };
     let listing = Listing::Connections(vec![expected]);
     assert_eq!(reply_in(&outputs), Some(&Reply::Listing(listing)));

@@ -21,8 +21,10 @@ mod persist;
 pub mod probe;
 pub mod resolve;
 pub mod serve;
+mod sip;
 pub mod snapshot;
 pub mod stack;
+mod starts;
 pub mod story;
 pub mod verdict;
 pub mod worker;
@@ -206,12 +208,20 @@ impl Director {
         index: &mut Index,
         own: &mut Own,
     ) -> Verdict {
-        match admit::admit(&self.table, &prepared.tuple, Some(segment), p, own) {
+        let tuple = &prepared.tuple;
+        let (admission, direction) = match starts::admit(&self.table, tuple, p, own) {
+            Some(admission) => (admission, Direction::Out),
+            None => (
+                admit::admit(&self.table, tuple, Some(segment), p, own),
+                Direction::In,
+            ),
+        };
+        match admission {
             admit::Admission::Opened(conn) => {
-                index.remember(prepared.hash, Direction::In, &conn);
-                serve::serve(&conn, Direction::In, segment, p, own)
+                index.remember(prepared.hash, direction, &conn);
+                serve::serve(&conn, direction, segment, p, own)
             }
-            admit::Admission::Once(conn) => serve::serve(&conn, Direction::In, segment, p, own),
+            admit::Admission::Once(conn) => serve::serve(&conn, direction, segment, p, own),
             admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
             admit::Admission::Refused(verdict) => verdict,
             admit::Admission::Defended => Verdict::Drop(DropReason::Defence),

@@ -95,6 +95,8 @@ pub struct Snapshot {
     own: HashMap<IpAddr, usize, FixedState>,
     real_addresses: HashMap<IpAddr, (), FixedState>,
     masq_reals: HashMap<(Protocol, Endpoint), (), FixedState>,
+    /// Where real servers may speak first: the numbers of service and server.
+    starters: HashMap<(Protocol, Endpoint), (usize, usize), FixedState>,
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
     serves: [bool; 2],
@@ -182,15 +184,19 @@ impl Snapshot {
         let mut own = HashMap::with_hasher(hasher());
         let mut real_addresses = HashMap::with_hasher(hasher());
         let mut masq_reals = HashMap::with_hasher(hasher());
+        let mut starters = HashMap::with_hasher(hasher());
         let (mut has_ftp, mut has_port_zero) = (false, false);
         let mut serves = [false; 2];
         for (index, service) in parts.services.iter().enumerate() {
             by_key.insert(service.spec.key, index);
-            for real in &service.reals {
+            for (at, real) in service.reals.iter().enumerate() {
                 real_addresses.insert(real.key.0.address, ());
                 let masq = real.method == ForwardMethod::Masq;
-                if let (true, ServiceKey::Address { protocol, .. }) = (masq, service.spec.key) {
+                if let (true, ServiceKey::Address { protocol, virt }) = (masq, service.spec.key) {
                     masq_reals.insert((protocol, real.key.0), ());
+                    if service.spec.engine.is_some() && virt.port != 0 {
+                        starters.insert((protocol, real.key.0), (index, at));
+                    }
                 }
             }
             serves[service.spec.key.family() as usize] = true;
@@ -219,6 +225,7 @@ impl Snapshot {
             own,
             real_addresses,
             masq_reals,
+            starters,
             serves,
             has_ftp,
             has_port_zero,
@@ -277,6 +284,18 @@ impl Snapshot {
     /// Does a configured real server listen here, under masq, for a service of this protocol?
     pub fn is_masq_real(&self, protocol: Protocol, endpoint: &Endpoint) -> bool {
         self.masq_reals.contains_key(&(protocol, *endpoint))
+    }
+
+    /// Does any service have a persistence engine that lets real servers speak first?
+    pub fn has_engines(&self) -> bool {
+        !self.starters.is_empty()
+    }
+
+    /// The service, and the real server of it, that starts this flow.
+    pub fn started_by(&self, flow: &Flow) -> Option<(&Arc<Service>, &RealServer)> {
+        let (service, real) = self.starters.get(&(flow.protocol, flow.source))?;
+        let service = &self.services[*service];
+        Some((service, &service.reals[*real]))
     }
 
     /// Is it an address the director owns on some port (not a VIP)? Which port?

@@ -168,6 +168,15 @@ fn tcp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), ports: (u16, u16), flags: &str) 
     frame
 }
 
+/// A whole datagram.
+fn udp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), ports: (u16, u16), message: &[u8]) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0).ipv4(ips.0, ips.1, 64);
+    let mut frame = Vec::new();
+    let written = builder.udp(ports.0, ports.1).write(&mut frame, message);
+    written.expect("a vector takes everything");
+    frame
+}
+
 /// What an independent parser sees: addresses, ports and whether every checksum is right.
 fn seen(frame: &[u8]) -> (Endpoint, Endpoint, u8) {
     let sliced = etherparse::SlicedPacket::from_ethernet(frame).expect("a good frame");
@@ -469,3 +478,5 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
     assert_eq!(inside.len(), 1, "the error goes on to the real server");
     assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
+
+mod sip_tests;

@@ -85,6 +85,8 @@ drop_reasons! {
     Orphan = "orphan",
     /// The defences against overload dropped a new connection (`drop_packet`).
     Defence = "defence",
+    /// A service's persistence engine found no Call-ID in it.
+    NoCallId = "no-call-id",
     /// This director is the backup.
     NotPrimary = "not-primary",
 }

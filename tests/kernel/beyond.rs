@@ -8,7 +8,7 @@ use serde_json::Value;
 use ulvs::config::Command;
 use ulvs::config::ipvsadm::{self, Call};
 use ulvs::config::words::NumbersOnly;
-use ulvs::lvs::{ForwardMethod, ServiceSpec};
+use ulvs::lvs::ForwardMethod;
 
 use super::case::{Case, Step};
 use super::net::Net;
@@ -78,9 +78,6 @@ fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static st
 
 fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
     match call {
-        Call::Change(Command::AddService(spec) | Command::EditService(spec)) => {
-            of_service(spec, found);
-        }
         Call::Change(Command::AddReal { real, .. } | Command::EditReal { real, .. }) => {
             if real.method == ForwardMethod::Tunnel {
                 found.insert(TUNNEL);
@@ -95,12 +92,6 @@ fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
             found.insert("synchronisation of connections (--start-daemon)");
         }
         _ => {}
-    }
-}
-
-fn of_service(spec: &ServiceSpec, found: &mut BTreeSet<&'static str>) {
-    if spec.engine.is_some() {
-        found.insert("persistence by Call-ID (--pe sip)");
     }
 }
 

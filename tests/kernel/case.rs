@@ -191,6 +191,8 @@ pub struct Entry {
     pub dest: String,
     pub state: String,
     pub expires: i64,
+    /// Persistence engine and what it goes by.
+    pub pe: Option<(String, String)>,
 }
 
 /// A scheduling decision.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ulvs::conn::Conn;
@@ -145,10 +146,11 @@ struct Row {
     dest: String,
     state: &'static str,
     expires: i64,
+    call: Option<String>,
 }
 
 impl Row {
-    fn of(conn: &Conn, house: &House) -> Row {
+    fn of(conn: &Arc<Conn>, house: &House) -> Row {
         Row {
             protocol: conn.protocol(),
             client: conn.client().to_string(),
@@ -156,6 +158,10 @@ impl Row {
             dest: conn.real().to_string(),
             state: conn.state_name(),
             expires: conn.expires_in(house.now()).as_secs() as i64,
+            call: house
+                .table()
+                .engine_data(conn)
+                .map(|data| String::from_utf8_lossy(data.bytes()).into_owned()),
         }
     }
 
@@ -167,6 +173,7 @@ impl Row {
             && entry.virt.as_ref().is_none_or(|virt| *virt == self.virt)
             && self.dest == entry.dest
             && self.state == entry.state
+            && self.call.as_deref() == entry.pe.as_ref().map(|(_, call)| call.as_str())
             && (self.expires - entry.expires).abs() <= 1
     }
 }
