@@ -67,7 +67,7 @@ struct Cargo {
 }
 
 fn cargo() -> impl Strategy<Value = Cargo> {
-    let protocol = prop_oneof![Just(frames::TCP), Just(frames::UDP)];
+    let protocol = prop_oneof![Just(frames::TCP), Just(frames::UDP), Just(frames::SCTP)];
     let payload = prop::collection::vec(any::<u8>(), 0..80);
     (protocol, any::<u8>(), payload, any::<bool>(), any::<bool>()).prop_map(
         |(protocol, flags, payload, partial, tagged)| Cargo {
@@ -85,11 +85,13 @@ impl Cargo {
     fn frame(&self, source: (IpAddr, u16), target: (IpAddr, u16)) -> (Vec<u8>, Offload) {
         let mut packet = match self.protocol {
             frames::TCP => frames::tcp(source, target, self.flags, &self.payload),
+            frames::SCTP => frames::sctp(source, target, self.flags),
             _ => frames::udp(source, target, &self.payload),
         };
         let mut offload = Offload::default();
-        if self.partial {
-            let (start, at) = frames::make_partial(&mut packet).expect("TCP or UDP");
+        if self.partial
+            && let Some((start, at)) = frames::make_partial(&mut packet)
+        {
             offload = Offload::partial(ETHERNET as u16 + start, at);
         }
         let mut frame = guests::frame_of(PUBLIC, &packet);
@@ -102,9 +104,9 @@ impl Cargo {
 }
 
 fn sums_are_right(frame: &[u8], offload: Offload) -> bool {
-    let packet = guests::packet_of(frame).expect("a whole packet");
+    let (l3, packet) = guests::packet_of(frame).expect("a whole packet");
     match offload.is_partial() {
-        true => frames::partial_sum_is_right(packet) && header_sum_is_right(packet),
+        true => frames::partial_sum_is_right(packet, l3, offload) && header_sum_is_right(packet),
         false => frames::sums_are_right(packet),
     }
 }
@@ -118,7 +120,7 @@ fn edit(frame: &mut [u8], offload: Offload, change: impl FnOnce(&mut Packet<'_>)
     change(&mut Packet::over(frame, layout, offload));
 }
 
-/// Swaps source and target in place; no sum changes by that.
+/// Swaps source and target in place. No sum changes by that, but SCTP's, which knows the order.
 fn mirror(frame: &mut [u8]) {
     let layout = Layout::parse(frame, false).expect("a good frame");
     let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
@@ -130,6 +132,10 @@ fn mirror(frame: &mut [u8]) {
     source.swap_with_slice(target);
     let (source, target) = frame[l4..l4 + 4].split_at_mut(2);
     source.swap_with_slice(target);
+    if layout.protocol == frames::SCTP {
+        let sum = frames::crc32c(&frame[l4..layout.end as usize]);
+        frame[l4 + 8..l4 + 12].copy_from_slice(&sum.to_le_bytes());
+    }
 }
 
 fn connection(client: (IpAddr, u16), vip: (IpAddr, u16), rip: (IpAddr, u16)) -> Conn {
@@ -189,8 +195,9 @@ proptest! {
         prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
         edit(&mut frame, offload, |packet| packet.set_source(target.0, target.1));
         prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
-        let (header, _, from, to) = frames::read_ip(guests::packet_of(&frame).expect("whole")).expect("whole");
-        let ports = &guests::packet_of(&frame).expect("whole")[header..header + 4];
+        let (_, packet) = guests::packet_of(&frame).expect("whole");
+        let (header, _, from, to) = frames::read_ip(packet).expect("whole");
+        let ports = &packet[header..header + 4];
         prop_assert_eq!((from, to), (target.0, other.0));
         prop_assert_eq!(ports, &[target.1.to_be_bytes(), other.1.to_be_bytes()].concat()[..]);
     }

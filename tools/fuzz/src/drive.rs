@@ -23,6 +23,7 @@ use super::tape::Tape;
 use super::world::{self, DIRECTOR_MACS, PRIVATE, PUBLIC};
 
 const WORKERS: usize = 2;
+const ETHERNET_LEN: usize = 14;
 /// Steps of one run; a longer tape is not read on.
 const STEPS_MAX: usize = 400;
 /// Frames that were sent and can still be answered or complained about.
@@ -42,6 +43,8 @@ pub struct Run {
     now: Instant,
     /// The last IP packets that the director sent, with the port.
     recent: VecDeque<(usize, Vec<u8>)>,
+    /// The interfaces have no Ethernet, as a TUN device has none.
+    raw_ip: bool,
     /// Neighbours answer when they are asked.
     polite: bool,
     /// A frame that was not made by the book may still be inside; its sums prove nothing.
@@ -129,9 +132,10 @@ impl Run {
             answers_per_breath_max: 8,
         };
         let seed = u64::from(tape.byte());
+        let raw_ip = seed >= 0xc0;
         let table = Arc::new(ConnTable::new(limits.conn_entries_max as usize, seed));
         let setup = Setup {
-            ports: world::ports(),
+            ports: world::ports(raw_ip),
             tunables: Tunables::default(),
             timeouts: Timeouts::default(),
             limits,
@@ -143,7 +147,7 @@ impl Run {
         };
         let plane = ControlPlane::new(setup, now);
         let neighbours = Arc::new(Neighbours::new(limits.neigh_entries_max as usize));
-        let nic = || MemoryNic::new(false);
+        let nic = || MemoryNic::new(raw_ip);
         let nics: Vec<[MemoryNic; 2]> = (0..WORKERS).map(|_| [nic(), nic()]).collect();
         let worker = |number: usize| {
             let setup = WorkerSetup {
@@ -166,6 +170,7 @@ impl Run {
             table,
             now,
             recent: VecDeque::new(),
+            raw_ip,
             polite: true,
             spoiled: false,
             rubbish: false,
@@ -197,7 +202,7 @@ impl Run {
     /// sent because of it, each with its port.
     pub fn exchange(&mut self, port: usize, packet: &[u8]) -> Vec<(usize, Vec<u8>)> {
         let frame = guests::frame_of(port, packet);
-        self.nics[0][port].put_bytes(&frame);
+        self.deliver(0, port, frame, Offload::default(), 0);
         self.recent.clear();
         self.breathe();
         self.check();
@@ -221,12 +226,21 @@ impl Run {
             worker,
             ..
         } = made;
-        let frame = MemoryFrame {
+        self.deliver(worker % WORKERS, port, frame, offload, mark);
+    }
+
+    /// Where there is no Ethernet, what its header would be is left out.
+    fn deliver(&self, worker: usize, port: usize, frame: Vec<u8>, offload: Offload, mark: u32) {
+        let mut frame = MemoryFrame {
             bytes: frame,
             offload,
             mark,
         };
-        self.nics[worker % WORKERS][port].put(frame);
+        if self.raw_ip {
+            frame.bytes.drain(..ETHERNET_LEN.min(frame.bytes.len()));
+            frame.offload.shift(-(ETHERNET_LEN as i32));
+        }
+        self.nics[worker][port].put(frame);
     }
 
     fn pass_time(&mut self, tape: &mut Tape<'_>) {
@@ -329,24 +343,30 @@ impl Run {
 
     /// What left by `port` must be fit to be seen there.
     fn look_at(&mut self, worker: usize, port: usize, sent: MemoryFrame) {
-        let bytes = &sent.bytes;
-        assert!(
-            bytes.len() >= 14,
-            "a frame without an Ethernet header was sent"
-        );
-        assert_eq!(bytes[6..12], DIRECTOR_MACS[port], "not sent in our name");
-        if self.polite
-            && let Some(answer) = guests::answer_question(bytes)
-        {
-            self.nics[worker][port].put_bytes(&answer);
+        if !self.raw_ip {
+            let bytes = &sent.bytes;
+            assert!(
+                bytes.len() >= ETHERNET_LEN,
+                "sent without an Ethernet header"
+            );
+            assert_eq!(bytes[6..12], DIRECTOR_MACS[port], "not sent in our name");
+            if self.polite
+                && let Some(answer) = guests::answer_question(bytes)
+            {
+                self.deliver(worker, port, answer, Offload::default(), 0);
+            }
         }
-        let Some(packet) = guests::packet_of(bytes) else {
+        let found = match self.raw_ip {
+            true => Some((0, &sent.bytes[..])),
+            false => guests::packet_of(&sent.bytes),
+        };
+        let Some((l3, packet)) = found else {
             return;
         };
         self.outcome.sent[port] += 1;
         self.outcome.errors[port] += u64::from(guests::is_error(packet));
         if !self.spoiled {
-            check_packet(packet, sent.offload);
+            check_packet(packet, l3, sent.offload);
         }
         self.recent.push_back((port, packet.to_vec()));
         if self.recent.len() > RECENT_MAX {
@@ -427,13 +447,13 @@ impl Run {
 
 /// A packet that came of packets made by the book: right sums, and nothing of the real servers in
 /// what a client gets.
-fn check_packet(packet: &[u8], offload: Offload) {
+fn check_packet(packet: &[u8], l3: usize, offload: Offload) {
     let Some((header, _, source, target)) = frames::read_ip(packet) else {
         return;
     };
     if offload.is_partial() {
         assert!(
-            frames::partial_sum_is_right(packet),
+            frames::partial_sum_is_right(packet, l3, offload),
             "partial sum: {packet:02x?}"
         );
     } else {

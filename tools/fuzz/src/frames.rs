@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use ulvs::wire::Offload;
+
 /// Ethernet, IPv4 and IPv6 numbers (IANA).
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
@@ -110,12 +112,26 @@ pub fn udp(source: End, target: End, payload: &[u8]) -> Vec<u8> {
     ip(source.0, target.0, UDP, 64, &bytes)
 }
 
-/// An SCTP packet with one chunk; its CRC is left zero, nobody here checks it.
+/// The CRC32c of an SCTP packet whose checksum field counts as zero (RFC 9260 appendix A), bit by bit.
+pub fn crc32c(packet: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for (at, byte) in packet.iter().enumerate() {
+        crc ^= u32::from(if (8..12).contains(&at) { 0 } else { *byte });
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+/// An SCTP packet with one chunk.
 pub fn sctp(source: End, target: End, chunk: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(16);
     bytes.extend(source.1.to_be_bytes());
     bytes.extend(target.1.to_be_bytes());
     bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, chunk, 0, 0, 4]);
+    let sum = crc32c(&bytes);
+    bytes[8..12].copy_from_slice(&sum.to_le_bytes());
     ip(source.0, target.0, SCTP, 64, &bytes)
 }
 
@@ -180,6 +196,7 @@ pub fn sums_are_right(packet: &[u8]) -> bool {
     }
     let bytes = &packet[header..];
     let at = match protocol {
+        SCTP if bytes.len() >= 12 => return crc32c(bytes).to_le_bytes() == bytes[8..12],
         TCP => 16,
         UDP => 6,
         ICMP | ICMPV6 => 2,
@@ -224,8 +241,8 @@ pub fn read_ip(packet: &[u8]) -> Option<(usize, u8, IpAddr, IpAddr)> {
 }
 
 /// Is the unfinished checksum of this whole packet the plain sum over its pseudo-header, as the device
-/// that finishes it wants?
-pub fn partial_sum_is_right(packet: &[u8]) -> bool {
+/// that finishes it wants, and is the device told where it is? `l3` bytes stand before the packet.
+pub fn partial_sum_is_right(packet: &[u8], l3: usize, offload: Offload) -> bool {
     let Some((header, protocol, source, target)) = read_ip(packet) else {
         return true;
     };
@@ -237,6 +254,9 @@ pub fn partial_sum_is_right(packet: &[u8]) -> bool {
     };
     let pseudo = pseudo_header(source, target, protocol, bytes.len());
     let wanted = !checksum(&[&pseudo]);
+    if (offload.csum_start(), offload.csum_offset()) != (l3 + header, at) {
+        return false;
+    }
     bytes.len() >= at + 2 && same_sum(u16::from_be_bytes([bytes[at], bytes[at + 1]]), wanted)
 }
 

@@ -315,7 +315,7 @@ pub fn answer_question(frame: &[u8]) -> Option<Vec<u8>> {
             &bytes,
         ));
     }
-    let packet = packet_of(frame)?;
+    let (_, packet) = packet_of(frame)?;
     let (header, protocol, source, _) = frames::read_ip(packet)?;
     if protocol != frames::ICMPV6 || packet.get(header) != Some(&135) || packet.len() < header + 24
     {
@@ -326,22 +326,18 @@ pub fn answer_question(frame: &[u8]) -> Option<Vec<u8>> {
     Some(discovery(136, (world::mac_of(asked), asked), source, port))
 }
 
-/// The IP packet in a frame, without padding.
-pub fn packet_of(frame: &[u8]) -> Option<&[u8]> {
+/// The IP packet in a frame, without padding, and where it begins.
+pub fn packet_of(frame: &[u8]) -> Option<(usize, &[u8])> {
     let tagged = frame.get(12..14)? == frames::ETHERTYPE_VLAN.to_be_bytes();
     let at = if tagged { 18 } else { 14 };
     let packet = frame.get(at..)?;
-    let ethertype: [u8; 2] = frame[at - 2..at].try_into().ok()?;
-    let len = match u16::from_be_bytes(ethertype) {
-        frames::ETHERTYPE_IPV4 => {
-            usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?))
-        }
-        frames::ETHERTYPE_IPV6 => {
-            40 + usize::from(u16::from_be_bytes(packet.get(4..6)?.try_into().ok()?))
-        }
+    let word = |bytes: &[u8]| bytes.try_into().map(u16::from_be_bytes).ok();
+    let len = match word(&frame[at - 2..at])? {
+        frames::ETHERTYPE_IPV4 => usize::from(word(packet.get(2..4)?)?),
+        frames::ETHERTYPE_IPV6 => 40 + usize::from(word(packet.get(4..6)?)?),
         _ => return None,
     };
-    packet.get(..len)
+    Some((at, packet.get(..len)?))
 }
 
 /// Is it an ICMP error, which quotes a packet?

@@ -77,13 +77,13 @@ pub fn mac_of(address: IpAddr) -> [u8; 6] {
 }
 
 /// The director's interfaces.
-pub fn ports() -> Vec<Port> {
+pub fn ports(raw_ip: bool) -> Vec<Port> {
     let port = |name: &str, side, mac, [own4, own6]: [IpAddr; 2]| Port {
         name: name.to_string(),
         side,
         mac: Mac(mac),
         mtu: 1500,
-        raw_ip: false,
+        raw_ip,
         addresses: vec![(own4, 24), (own6, 64)],
         routes: vec![(own4, 24, None), (own6, 64, None)],
         neighbours: Vec::new(),
