@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ulvs::cli::adm::{self, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{client, lab, run, trace};
+use ulvs::cli::{client, lab, proc, run, trace, tune};
 use ulvs::daemon;
 
 fn main() -> ExitCode {
@@ -34,6 +34,8 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Run(args) => start(&args),
             Program::Trace(args) => trace::run(&args),
             Program::Adm { words } => ipvsadm(&words),
+            Program::Proc { file } => print(&proc::run(file.as_deref())),
+            Program::Tune { words } => print(&tune::run(&words)),
             Program::Lab { words } => lab::run(words),
         },
     }

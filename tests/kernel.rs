@@ -26,6 +26,8 @@ mod play;
 mod sequence;
 #[path = "kernel/shell.rs"]
 mod shell;
+#[path = "kernel/texts.rs"]
+mod texts;
 #[path = "kernel/words.rs"]
 mod words;
 

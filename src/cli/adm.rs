@@ -236,7 +236,7 @@ impl Session<'_> {
             } => list::services(table_size, &services, list, self.names),
             Listing::Connections(rows) => list::connections(&rows, list, self.names),
             Listing::Timeouts(timeouts) => list::timeouts(&timeouts),
-            Listing::Account(_) | Listing::Status(_) => return Err(self.nonsense()),
+            _ => return Err(self.nonsense()),
         };
         self.outcome.stdout += &text;
         Ok(OK)

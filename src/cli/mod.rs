@@ -8,5 +8,7 @@ pub mod list;
 pub mod names;
 pub mod options;
 mod order;
+pub mod proc;
 pub mod run;
 pub mod trace;
+pub mod tune;

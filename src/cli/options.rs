@@ -32,6 +32,16 @@ pub enum Program {
     },
     /// Tell the story of every packet of a capture; nothing runs and nothing is sent.
     Trace(TraceArgs),
+    /// Print a file of /proc/net as the kernel's IPVS would show it, from a running director.
+    Proc {
+        /// Which: ip_vs, ip_vs_conn, ip_vs_conn_sync, ip_vs_stats, ip_vs_stats_percpu or ip_vs_app
+        file: Option<String>,
+    },
+    /// List or set the sysctls of net.ipv4.vs in a running director.
+    Tune {
+        /// NAME to read one, NAME=VALUE to set it; without any, all are listed
+        words: Vec<String>,
+    },
     /// Make whole networks in namespaces and try a director in them; `ulvs lab -h` tells more.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Lab {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lvs::{
     Endpoint, ForwardMethod, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds, Timeouts,
-    Tunnel, Weight,
+    Tunables, Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
@@ -81,6 +81,10 @@ pub enum Query {
     Services(Option<ServiceKey>),
     /// All connection entries.
     Connections,
+    /// The counters over all services, in total and of each worker.
+    Totals,
+    /// The sysctls.
+    Tunables,
     /// The three timeouts of `--set`.
     Timeouts,
     /// The frame account and the counters of every port.
@@ -182,6 +186,15 @@ pub enum Listing {
     },
     /// Connection entries in table order.
     Connections(Vec<ConnRow>),
+    /// The counters over everything.
+    Totals {
+        /// As the estimator saw them last, since the last zero.
+        total: StatsRow,
+        /// What each worker has counted by now, since it started.
+        workers: Vec<[u64; 5]>,
+    },
+    /// Sysctls in force.
+    Tunables(Tunables),
     /// Timeouts in force.
     Timeouts(Timeouts),
     /// The frame account.

@@ -10,12 +10,14 @@ use super::Setup;
 use super::check::{NO_SCHEDULER, Shape};
 use super::guard::Guard;
 use super::meter::Meter;
+use super::totals::Totals;
 use super::trash::Trash;
 use super::tunables;
-use crate::config::{Command, RealSpec, Refusal};
+use crate::config::{Command, Listing, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
-    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Timeouts, Tunables, Weight,
+    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
+    Weight,
 };
 use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
@@ -100,6 +102,7 @@ impl Desired {
 pub struct Controller {
     services: Services,
     trash: Trash,
+    totals: Totals,
     ports: Vec<Port>,
     tunables: Tunables,
     timeouts: Timeouts,
@@ -129,6 +132,7 @@ impl Controller {
         Controller {
             services: Services::new(),
             trash: Trash::default(),
+            totals: Totals::new(setup.workers),
             ports: setup.ports.clone(),
             tunables: setup.tunables,
             timeouts: setup.timeouts,
@@ -190,6 +194,16 @@ impl Controller {
         &self.services
     }
 
+    /// The sysctls in force; the defences' automatics are among them.
+    pub fn tunables(&self) -> &Tunables {
+        &self.tunables
+    }
+
+    /// The counters over everything.
+    pub(super) fn totals(&self) -> Listing {
+        self.totals.listing(lines_of(&self.services))
+    }
+
     /// When to call `handle_timeout` next.
     pub fn poll_timeout(&self) -> Instant {
         let always = self.next_estimate.min(self.guard.poll_timeout());
@@ -228,6 +242,7 @@ impl Controller {
             }
             service.meter.estimate_sum(sum);
         }
+        self.totals.estimate(lines_of(&self.services));
     }
 
     /// Does what was checked.
@@ -307,6 +322,7 @@ impl Controller {
                 if thrown.object != object {
                     thrown.meter.zero();
                 }
+                self.totals.welcome(&thrown.live.stats);
                 (thrown.live, thrown.meter)
             }
             None => (self.new_live(spec.key), Meter::new()),
@@ -376,6 +392,7 @@ impl Controller {
         now: Instant,
     ) {
         self.deletions += 1;
+        self.totals.part_with(&live.stats);
         live.available.store(false, Relaxed);
         self.trash.put(key, live, meter, object, now);
     }
@@ -383,7 +400,10 @@ impl Controller {
     fn zero(&mut self, key: Option<ServiceKey>) {
         match key {
             Some(key) => self.desired(key).zero(),
-            None => self.services.values_mut().for_each(Desired::zero),
+            None => {
+                self.services.values_mut().for_each(Desired::zero);
+                self.totals.zero();
+            }
         }
     }
 
@@ -458,6 +478,12 @@ impl Controller {
         };
         self.snapshot = Arc::new(Snapshot::new(parts));
     }
+}
+
+/// What the workers counted at each configured real server.
+fn lines_of(services: &Services) -> impl Iterator<Item = &[Stats]> {
+    let reals = services.values().flat_map(|service| &service.reals);
+    reals.map(|real| real.live.stats.as_slice())
 }
 
 /// A scheduler of this name over these real servers; none for the name `none`.

@@ -54,6 +54,12 @@ impl Meter {
         self.rates.sample(self.copied);
     }
 
+    /// One turn of the estimator over everything, which has counted so much in all.
+    pub fn estimate_total(&mut self, total: [u64; 5]) {
+        self.copied = total;
+        self.rates.sample(total);
+    }
+
     /// Starts anew from what was last copied (`ip_vs_zero_stats`): packets counted since then show up
     /// at the next turn.
     pub fn zero(&mut self) {

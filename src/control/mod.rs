@@ -8,6 +8,7 @@ pub mod event;
 mod guard;
 mod listing;
 mod meter;
+mod totals;
 mod trash;
 mod tunables;
 
@@ -247,6 +248,8 @@ impl ControlPlane {
         let listing = match query {
             Query::Services(key) => listing::services(&self.controller, key, self.setup.table_size),
             Query::Connections => Ok(listing::connections(&self.setup.table, now)),
+            Query::Totals => Ok(self.controller.totals()),
+            Query::Tunables => Ok(Listing::Tunables(*self.controller.tunables())),
             Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),
             Query::Status => Ok(Listing::Status(self.status())),
             Query::Account => return self.audit(from, now),

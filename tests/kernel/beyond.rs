@@ -42,7 +42,7 @@ pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static
     let kind = last.and_then(|step| step["do"].as_str());
     if matches!(
         kind,
-        Some("new" | "establish" | "close" | "reset" | "counts")
+        Some("new" | "establish" | "close" | "reset" | "counts" | "proc")
     ) {
         found.remove(TUNNEL);
     }
@@ -123,7 +123,6 @@ fn of_other(value: &Value, found: &mut BTreeSet<&'static str>) {
         found.insert("the FTP helper (ip_vs_ftp)");
     }
     match value["do"].as_str() {
-        Some("proc" | "sysctl-probe") => found.insert("texts under /proc"),
         Some("local-send") => found.insert("clients on the director's own host"),
         _ => false,
     };

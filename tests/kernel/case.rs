@@ -80,6 +80,8 @@ pub enum Step {
         after: Vec<After>,
     },
     Distribution(Distribution),
+    Proc(ProcText),
+    SysctlProbe(SysctlProbe),
 }
 
 impl Step {
@@ -103,6 +105,25 @@ impl Step {
 /// A service as `show` lists it: its line, and its servers in the kernel's order, each with weight,
 /// active and inactive.
 pub type Listed = (String, Vec<(String, i64, i64, i64)>);
+
+/// A text under `/proc/net`.
+#[derive(Debug, Deserialize)]
+pub struct ProcText {
+    /// Its whole path.
+    pub file: String,
+    pub text: String,
+}
+
+/// A sysctl that was tried out.
+#[derive(Debug, Deserialize)]
+pub struct SysctlProbe {
+    pub name: String,
+    pub default: String,
+    /// Permissions, as Python writes an octal number.
+    pub mode: String,
+    /// What was written, what was said if it was refused, and what stood there then.
+    pub writes: Vec<(String, Option<String>, String)>,
+}
 
 /// A call of ipvsadm and what it said.
 #[derive(Debug, Deserialize)]

@@ -10,7 +10,7 @@ use super::judge::{self, Trouble, differs};
 use super::net::{Net, server_mac};
 use super::packet;
 use super::shell::Effect;
-use super::{sequence, words};
+use super::{sequence, texts, words};
 
 /// Where a case stopped, and why.
 #[derive(Debug)]
@@ -69,6 +69,8 @@ fn take(house: &mut House, case: &Case, step: &Step) -> Result<(), Trouble> {
         Step::Reset(ends) => Clients::of(case, house)?.reset(ends),
         Step::Counts { n } => Clients::of(case, house)?.counts(n),
         Step::Sequence { port, after } => sequence::play(house, *port, after),
+        Step::Proc(step) => texts::text(house, step),
+        Step::SysctlProbe(probe) => texts::sysctl(house, probe),
         Step::Distribution(distribution) => sequence::distribute(house, distribution),
     }
 }
