@@ -16,9 +16,12 @@ use crate::lvs::tuple::Tuple;
 const SLOTS_MIN: usize = 1 << 12;
 /// A slot is searched for at most this far from its home. Beyond it the table is asked.
 const PROBES_MAX: usize = 16;
-/// Slots looked at in one sweep, to let go of entries that left the table.
-const SWEEP: usize = 64;
-/// Old slots moved over in one sweep after a growth: half a million sweeps a second are easily had, so
+/// Sweeps in which every slot is looked at once, to let go of entries that left the table: a minute of
+/// them.
+const SWEEPS: usize = 512;
+/// Slots looked at in one sweep at the least.
+const SWEEP_MIN: usize = 64;
+/// Old slots moved over in one breath after a growth: a hundred thousand breaths a second are had, so
 /// even the largest index has moved before it can fill up again.
 const MOVE: usize = 256;
 
@@ -175,10 +178,8 @@ impl Index {
         self.swept = 0;
     }
 
-    /// Moves some slots over after a growth, and lets go of some entries that left the table. An
-    /// emptied slot may hide the ones probed behind it until they are found in the table again; it is
-    /// a cache.
-    pub fn sweep(&mut self) {
+    /// Moves some slots over after a growth: once a breath.
+    pub fn settle(&mut self) {
         for _ in 0..MOVE.min(self.old.len()) {
             let Some(Slot { tag, conn }) = self.old.pop() else {
                 break;
@@ -190,10 +191,16 @@ impl Index {
         if self.old.is_empty() && self.old.capacity() != 0 {
             self.old = Vec::new();
         }
+    }
+
+    /// Lets go of some entries that left the table: once a tick of the wheel, since every entry looked
+    /// at is a cache miss. An emptied slot may hide the ones probed behind it until they are found in
+    /// the table again; it is a cache.
+    pub fn sweep(&mut self) {
         if self.used == 0 {
             return;
         }
-        for _ in 0..SWEEP {
+        for _ in 0..(self.slots.len() / SWEEPS).max(SWEEP_MIN) {
             let slot = &mut self.slots[self.swept];
             if slot.conn.as_ref().is_some_and(|conn| conn.is_gone()) {
                 slot.conn = None;

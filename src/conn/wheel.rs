@@ -52,6 +52,11 @@ impl Wheel {
         }
     }
 
+    /// The slot that comes up next, counted since the start of time.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
     /// Entries it knows, counting twice those that were armed twice.
     pub fn len(&self) -> usize {
         self.len

@@ -253,7 +253,8 @@ impl Worker {
         let table = self.director.table();
         let Lane { index, own } = &mut self.lane;
         let mut pops = own.snapshot.limits.wheel_pops_per_breath_max;
-        index.sweep();
+        index.settle();
+        let before = own.wheel.tick();
         while let Due::Expired(conn) = own.wheel.turn(now, &mut pops) {
             if conn.outlives_expiry(now) {
                 own.wheel.arm(&conn);
@@ -263,6 +264,9 @@ impl Worker {
             for tuple in [conn.in_tuple(), conn.out_tuple()] {
                 index.forget(tuple.hash(table.seed()), &conn);
             }
+        }
+        if own.wheel.tick() != before {
+            index.sweep();
         }
     }
 

@@ -47,6 +47,7 @@ fn growing_while_in_use_forgets_hardly_anybody() {
         let old = conns[count / 2].out_tuple();
         asked_again += usize::from(index.find(old.hash(SEED), &old).is_none());
         both_found(&mut index, &table, &conns[count / 2]);
+        index.settle();
         index.sweep();
     }
     assert!(asked_again < 1500, "{asked_again} asked for again");
@@ -69,6 +70,7 @@ fn growing_without_a_breath_between_loses_nobody() {
         both_found(&mut index, &table, conn);
     }
     for _ in 0..1000 {
+        index.settle();
         index.sweep();
     }
     assert!(index.used() > 39_600, "{} are known", index.used());
@@ -81,6 +83,7 @@ fn whoever_left_the_table_is_not_found_and_soon_not_kept() {
     let mut index = Index::new(1 << 20);
     for conn in &conns {
         both_found(&mut index, &table, conn);
+        index.settle();
         index.sweep();
     }
     for (number, conn) in conns.iter().enumerate() {
@@ -98,11 +101,13 @@ fn whoever_left_the_table_is_not_found_and_soon_not_kept() {
     while index.used() > 0 {
         let before = index.used();
         for _ in 0..1024 {
+            index.settle();
             index.sweep();
         }
         assert!(index.used() < before, "a round of sweeps finds some");
     }
     for _ in 0..1024 {
+        index.settle();
         index.sweep();
     }
     assert!(conns.iter().all(|conn| Arc::strong_count(conn) == 1));
@@ -194,6 +199,7 @@ fn without_slots_it_remembers_nothing() {
         let tuple = tuple(Protocol::UDP, 0);
         assert!(index.find(tuple.hash(SEED), &tuple).is_none());
         index.forget(tuple.hash(SEED), conn);
+        index.settle();
         index.sweep();
     }
     assert_eq!(index.used(), 0);
