@@ -37,8 +37,10 @@ mod flag {
     pub const ENGINE: u32 = 1 << 16;
 }
 
-/// One connection entry. About 104 bytes: what a packet needs is together and small.
+/// One connection entry, 128 bytes: what never changes in one cache line, what every packet changes in
+/// the other.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Conn {
     client: PackedAddress,
     virt: PackedAddress,
@@ -48,8 +50,8 @@ pub struct Conn {
     real_port: AtomicU16,
     protocol: Protocol,
     family: Family,
-    deadline: AtomicU64,
     server: Option<Arc<RealLive>>,
+    deadline: AtomicU64,
     control: Option<Arc<Conn>>,
     word: AtomicU32,
     timeout_s: AtomicU32,
@@ -59,9 +61,9 @@ pub struct Conn {
     controls: AtomicU32,
 }
 
-// With the two counts of an `Arc` it fills 120 bytes, which the allocator makes 128: two cache lines. One
-// byte more would cost every connection sixteen.
-const _: () = assert!(size_of::<Conn>() == 104);
+// Two cache lines: the first is only read on the packet path, the second written. Laid out by chance, an
+// entry touched three and cost a fifth more at a million flows (docs/performance.md).
+const _: () = assert!(size_of::<Conn>() == 128);
 
 /// Whoever lets go of an entry that never was in the table (one-packet scheduling, a table that is full)
 /// cannot forget to undo its counts.
@@ -318,7 +320,7 @@ impl Conn {
     /// Loads the entry's cache lines and nothing more: called for a whole batch at once, so that the
     /// misses overlap. The sum only keeps the compiler from leaving the loads out.
     pub fn warm(&self) -> u64 {
-        self.client[1] ^ self.deadline.load(Relaxed) ^ u64::from(self.word.load(Relaxed))
+        self.client[1] ^ self.deadline.load(Relaxed)
     }
 
     /// One packet moves the state; the deadline starts anew, and the real server's counts follow when
