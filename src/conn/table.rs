@@ -18,13 +18,16 @@ use crate::lvs::tuple::Tuple;
 
 /// Shards of the table. Many, so that growing one (the others go on) stays short.
 const SHARDS: usize = 256;
+/// Spreads addresses of entries over parts (2^64 divided by the golden ratio).
+const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 /// A shard with more room than this gives memory back once it is seven eighths empty.
 const SHARD_KEEP: usize = 1024;
 
 /// All connection entries.
 #[derive(Debug)]
 pub struct ConnTable {
-    map: DashMap<u64, Arc<Conn>, Ready>,
+    /// The key says nothing: an entry knows its own, and eight bytes for each are saved.
+    map: DashMap<(), Arc<Conn>, Ready>,
     seed: u64,
     len: AtomicUsize,
     len_max: usize,
@@ -162,7 +165,7 @@ impl ConnTable {
 
     fn get(&self, hash: u64, wanted: impl Fn(&Arc<Conn>) -> bool) -> Option<Arc<Conn>> {
         let shard = self.map.shards()[self.map.determine_shard(hash as usize)].read();
-        let found = shard.get(hash, |(key, conn)| *key == hash && wanted(conn.get()));
+        let found = shard.get(hash, |(_, conn)| wanted(conn.get()));
         found.map(|(_, conn)| Arc::clone(conn.get()))
     }
 
@@ -199,9 +202,9 @@ impl ConnTable {
             None => conn.client_hash(self.seed),
         };
         let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
-        let twin = shard.get(hash, |(key, other)| {
+        let twin = shard.get(hash, |(_, other)| {
             let other = other.get();
-            *key == hash && same(other, &conn) && self.engine_data(other) == data
+            same(other, &conn) && self.engine_data(other) == data
         });
         if let Some((_, twin)) = twin {
             let twin = Arc::clone(twin.get());
@@ -216,8 +219,8 @@ impl ConnTable {
         }
         shard.insert(
             hash,
-            (hash, SharedValue::new(Arc::clone(&conn))),
-            |(key, _)| *key,
+            ((), SharedValue::new(Arc::clone(&conn))),
+            |(_, conn)| conn.get().client_hash(self.seed),
         );
         Ok(conn)
     }
@@ -231,7 +234,7 @@ impl ConnTable {
         if removed.is_some() && shard.capacity() > SHARD_KEEP && shard.len() * 8 < shard.capacity()
         {
             let keep = shard.len() * 2;
-            shard.shrink_to(keep, |(key, _)| *key);
+            shard.shrink_to(keep, |(_, conn)| conn.get().client_hash(self.seed));
         }
         drop(shard);
         if removed.is_some() {
@@ -246,7 +249,9 @@ impl ConnTable {
     /// Shows the entries of one of `parts` equal parts of the table, without touching the others.
     pub fn for_each_in(&self, part: u64, parts: u64, mut look: impl FnMut(&Arc<Conn>)) {
         for entry in self.map.iter() {
-            if (entry.key() >> 32) % parts.max(1) == part {
+            // Where an entry lies is as good as chance, and costs no look at it.
+            let place = (Arc::as_ptr(entry.value()) as usize as u64).wrapping_mul(MIX) >> 32;
+            if place % parts.max(1) == part {
                 look(entry.value());
             }
         }
