@@ -115,7 +115,7 @@ struct Part {
     account: Account,
     /// Counters per port: received, overrun, truncated, sent, refused.
     ports: Vec<[u64; 5]>,
-    /// Of several workers' stories, the first that came.
+    /// Of several workers' stories, the first that begins with the opening of its connection.
     story: Vec<String>,
 }
 
@@ -125,7 +125,9 @@ impl Part {
         let sums = self.ports.iter_mut().flatten();
         sums.zip(other.ports.iter().flatten())
             .for_each(|(sum, more)| *sum += more);
-        if self.story.is_empty() {
+        // Each worker tells what it saw; the one that opened its connection knows the beginning.
+        let opens = |story: &[String]| story.iter().any(|line| line.contains("NONE -> "));
+        if self.story.is_empty() || opens(&other.story) && !opens(&self.story) {
             self.story.clone_from(&other.story);
         }
     }
