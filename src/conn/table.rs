@@ -227,6 +227,13 @@ impl ConnTable {
 
     /// Takes an entry out, if it is still there, and undoes its counts.
     pub fn remove(&self, conn: &Arc<Conn>) {
+        if self.withdraw(conn) {
+            conn.retire();
+        }
+    }
+
+    /// Takes an entry out and leaves it counted at its real server: whoever gets `true` retires it.
+    pub fn withdraw(&self, conn: &Arc<Conn>) -> bool {
         let hash = self.hash_of(conn);
         let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
         let removed = shard.remove_entry(hash, |(_, other)| Arc::ptr_eq(other.get(), conn));
@@ -239,11 +246,11 @@ impl ConnTable {
         drop(shard);
         if removed.is_some() {
             self.len.fetch_sub(1, Relaxed);
-            conn.retire();
             if conn.has_engine_data() {
                 self.engine().remove(&Arc::as_ptr(conn).addr());
             }
         }
+        removed.is_some()
     }
 
     /// Shows the entries of one of `parts` equal parts of the table, without touching the others.

@@ -178,7 +178,8 @@ impl Director {
         let tuple = &prepared.tuple;
         let found = self.table.find(tuple).filter(|(conn, _)| !conn.is_gone());
         let found = found.and_then(|found| self.still_alive(found, p));
-        let found = found.and_then(|found| self.not_reused(found, segment, p, own));
+        let mut replaced = None;
+        let found = found.and_then(|found| self.not_reused(found, segment, p, own, &mut replaced));
         match found {
             Some((conn, Direction::Out)) => {
                 index.remember(prepared.hash, Direction::Out, &conn);
@@ -195,7 +196,13 @@ impl Director {
                 self.table.remove(&conn);
                 self.handle_new(p, prepared, segment, index, own)
             }
-            None => self.handle_new(p, prepared, segment, index, own),
+            None => {
+                let verdict = self.handle_new(p, prepared, segment, index, own);
+                if let Some(replaced) = replaced {
+                    replaced.retire();
+                }
+                verdict
+            }
         }
     }
 
@@ -245,18 +252,21 @@ impl Director {
     }
 
     /// A client that reuses its port for a new connection is scheduled anew
-    /// (`is_new_conn`, `is_new_conn_expected`).
+    /// (`is_new_conn`, `is_new_conn_expected`). The old entry makes room at once, but counts at its
+    /// real server until the new one is scheduled: the kernel's goes a tick later
+    /// (`ip_vs_conn_expire_now`).
     fn not_reused<P: Probe>(
         &self,
         (conn, direction): (Arc<Conn>, Direction),
         segment: Segment,
         p: &mut Passage<'_, '_, P>,
         own: &Own,
+        replaced: &mut Option<Arc<Conn>>,
     ) -> Option<(Arc<Conn>, Direction)> {
         if direction != Direction::Out && serve::is_reused(&conn, segment, &own.snapshot.tunables) {
             p.say(|| format!("a new connection over an old one in {}", conn.state()));
-            if !conn.is_controlling() {
-                self.table.remove(&conn);
+            if !conn.is_controlling() && self.table.withdraw(&conn) {
+                *replaced = Some(conn);
             }
             return None;
         }
