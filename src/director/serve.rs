@@ -1,6 +1,7 @@
 //! A packet of a known connection: count it, move the state, restart the deadline, rewrite it, send it
 //! on (`ip_vs_in_hook` behind the look-up, `handle_response`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -87,12 +88,17 @@ pub fn serve<P: Probe>(
     if P::ON {
         p.probe.step(Step::Found { conn, direction });
     }
+    let outward = direction == Direction::Out;
+    // A server of LVS-DR or LVS-TUN answers as the VIP. Routing drops what comes from outside under an
+    // IPv4 address of the host itself before IPVS sees it (`fib_validate_source`).
+    if outward && conn.method() != ForwardMethod::Masq && is_own(p.packet.source(), own) {
+        return Verdict::Pass;
+    }
     if p.packet.has_options()
         && let Some(verdict) = stack::heed_options(conn.virt().address, p, own)
     {
         return verdict;
     }
-    let outward = direction == Direction::Out;
     // A reply is routed before IPVS sees it, a request after: so only a request that dies of its TTL
     // has moved the state.
     if outward && p.packet.ttl() <= 1 && conn.method() == ForwardMethod::Masq {
@@ -112,6 +118,10 @@ pub fn serve<P: Probe>(
         });
     }
     carry(conn, direction, p, own)
+}
+
+fn is_own(address: IpAddr, own: &Own) -> bool {
+    address.is_ipv4() && own.snapshot.own_port(&address).is_some()
 }
 
 fn rules(own: &Own) -> StepRules<'_> {
