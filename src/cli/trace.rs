@@ -33,9 +33,6 @@ use stage::{Stage, Told, offload_of};
 /// A packet that the capture has cut is filled up to its length, up to this many bytes.
 const FRAME_LEN_MAX: usize = 256 << 10;
 
-/// Connections shown at the end; JSON has them all.
-const CONNS_SHOWN_MAX: usize = 50;
-
 /// What to trace, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TraceArgs {
@@ -444,10 +441,5 @@ fn tables_text(services: &[ServiceRow], conns: &[ConnRow]) -> String {
     text += &list::services(TABLE_SIZE, services, &plain, &NumbersOnly);
     text += "\nThe connections in the end, as ipvsadm -L -n -c prints them\n";
     let plain = listing(What::Connections, Columns::Plain);
-    let shown = &conns[..conns.len().min(CONNS_SHOWN_MAX)];
-    text += &list::connections(shown, &plain, &NumbersOnly);
-    match conns.len() - shown.len() {
-        0 => text,
-        more => text + &format!("and {more} more\n"),
-    }
+    text + &list::connections(conns, &plain, &NumbersOnly)
 }

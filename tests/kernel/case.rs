@@ -25,6 +25,9 @@ pub struct Case {
     /// Topic `sched`: the port that clients ask for.
     #[serde(default)]
     pub vport: u16,
+    /// Nothing excuses a difference, not even something that is not built (`tools/kernel/compare`).
+    #[serde(default)]
+    pub strict: bool,
     /// What happened, in order; read one by one with [`Step::read`].
     pub steps: Vec<Value>,
 }
@@ -158,6 +161,8 @@ pub struct Stimulus {
     pub frame: Vec<u8>,
     pub out: Vec<FrameOut>,
     pub conns: Option<Vec<Entry>>,
+    /// The entries of one client's port after it.
+    pub entry: Option<EntriesOf>,
     /// Per server: weight, active, inactive.
     pub counts: Option<BTreeMap<String, (i64, i64, i64)>>,
     /// The number of answers differed between two recordings.
@@ -202,8 +207,16 @@ pub enum VolatilePart {
     Length(()),
 }
 
-/// A connection entry as the kernel lists it.
+/// The entries of one client's port.
 #[derive(Debug, Deserialize)]
+pub struct EntriesOf {
+    /// Its address and port.
+    pub client: String,
+    pub rows: Vec<Entry>,
+}
+
+/// A connection entry as the kernel lists it.
+#[derive(Clone, Debug, Deserialize)]
 pub struct Entry {
     pub proto: Option<String>,
     pub client: String,

@@ -8,7 +8,7 @@ use ulvs::config::{Command, Reply, Request};
 use ulvs::conn::{Conn, ConnTable};
 use ulvs::control::{ClientId, ControlPlane, Input, Output, Setup, TABLE_SIZE};
 use ulvs::director::snapshot::Snapshot;
-use ulvs::director::{Neighbours, Worker, WorkerSetup};
+use ulvs::director::{Neighbours, Teller, Worker, WorkerSetup};
 use ulvs::lvs::tuple::Tuple;
 use ulvs::lvs::{Flow, Limits, Timeouts, Tunables};
 use ulvs::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use super::shell::Shell;
 
 /// Whatever is done takes this long.
 const STEP: Duration = Duration::from_nanos(20_000);
+/// When a case begins.
+const START: Instant = Instant::from_nanos(1_000_000_000_000);
 /// Breaths after which a worker that still finds work is stuck.
 const BREATHS_MAX: usize = 1000;
 /// Who asks.
@@ -44,6 +46,8 @@ pub struct House {
     nics: Vec<MemoryNic>,
     now: Instant,
     clients: u16,
+    /// Listens to the packets, if somebody wants their stories.
+    teller: Option<Teller>,
 }
 
 /// A frame that came out.
@@ -56,7 +60,7 @@ pub struct Sent {
 impl House {
     /// A fresh director in this network.
     pub fn new(net: Net) -> House {
-        let now = Instant::ZERO + Duration::from_secs(1000);
+        let now = START;
         let limits = Limits::default();
         let table = Arc::new(ConnTable::new(limits.conn_entries_max as usize, SEED));
         let setup = Setup {
@@ -93,7 +97,18 @@ impl House {
             nics,
             now,
             clients: 0,
+            teller: None,
         }
+    }
+
+    /// From now on the story of every packet is kept.
+    pub fn tell(&mut self) {
+        self.teller = Some(Teller::new());
+    }
+
+    /// What was told since the last time.
+    pub fn told(&mut self) -> Vec<String> {
+        self.teller.as_mut().map(Teller::take).unwrap_or_default()
     }
 
     /// The number of a client that nobody has been yet.
@@ -190,7 +205,13 @@ impl House {
     fn breathe(&mut self) {
         for _ in 0..BREATHS_MAX {
             self.now += STEP;
-            let handled = self.worker.breathe(self.now);
+            let handled = match &mut self.teller {
+                Some(teller) => {
+                    teller.at(self.now);
+                    self.worker.breathe_told(self.now, teller)
+                }
+                None => self.worker.breathe(self.now),
+            };
             assert!(
                 self.worker.account().balances(),
                 "{:?}",
@@ -217,6 +238,14 @@ impl House {
             .zip(&self.nics)
             .flat_map(take)
             .collect()
+    }
+
+    /// Time passes until so long after the case began, if that is not yet so.
+    pub fn sleep_until(&mut self, since_start: Duration) {
+        let end = START + since_start;
+        if self.now < end {
+            self.sleep(end - self.now);
+        }
     }
 
     /// Time passes, and both planes do what is due meanwhile.

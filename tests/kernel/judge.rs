@@ -10,7 +10,7 @@ use ulvs::conn::Conn;
 use ulvs::director::snapshot::Service;
 use ulvs::lvs::{Family, Netmask, Protocol, ServiceFlags, ServiceKey};
 
-use super::case::{Entry, FrameOut, Listed, Side, Volatile, VolatilePart};
+use super::case::{EntriesOf, Entry, FrameOut, Listed, Side, Volatile, VolatilePart};
 use super::house::{House, Sent};
 use super::packet::{Seen, describe};
 
@@ -139,7 +139,7 @@ fn times_of_day(frame: &[u8]) -> Vec<(usize, usize)> {
 
 /// An entry of the director's as the kernel would list it.
 #[derive(Debug)]
-struct Row {
+pub struct Row {
     protocol: Protocol,
     client: String,
     virt: String,
@@ -187,12 +187,47 @@ pub type Lingering = Vec<(String, bool)>;
 /// # Errors
 /// `Differs` if an entry is missing, or there is one too many.
 pub fn entries(expected: &[Entry], house: &House) -> Result<Lingering, Trouble> {
+    compare_entries(expected, rows(house, |_| true), house)
+}
+
+/// The same for the entries of one client's port.
+///
+/// # Errors
+/// As for all entries.
+pub fn entries_of(expected: &EntriesOf, house: &House) -> Result<Lingering, Trouble> {
+    let rows = rows_of(&expected.client, house);
+    // An entry that was just replaced or given up lingers, due, until the kernel's next tick.
+    let (due, rest): (Vec<Entry>, Vec<Entry>) = expected
+        .rows
+        .iter()
+        .cloned()
+        .partition(|entry| entry.expires == 0 && !rows.iter().any(|row| row.is(entry)));
+    let mut lingering = compare_entries(&rest, rows, house)?;
+    let gone = due.into_iter();
+    lingering.extend(gone.map(|entry| (entry.dest, counts_active(&entry.state))));
+    Ok(lingering)
+}
+
+/// The entries of one client's port.
+pub fn rows_of(client: &str, house: &House) -> Vec<Row> {
+    rows(house, |conn| conn.client().to_string() == client)
+}
+
+fn rows(house: &House, wanted: impl Fn(&Conn) -> bool) -> Vec<Row> {
     let mut rows = Vec::new();
     house.table().for_each(|conn| {
-        if !conn.is_due(house.now()) {
+        if !conn.is_due(house.now()) && wanted(conn) {
             rows.push(Row::of(conn, house));
         }
     });
+    rows
+}
+
+fn compare_entries(
+    expected: &[Entry],
+    mut rows: Vec<Row>,
+    house: &House,
+) -> Result<Lingering, Trouble> {
     let got = format!("{rows:?}");
     let mut lingering = Lingering::new();
     for entry in expected {
@@ -304,7 +339,8 @@ pub fn services(expected: &[Listed], house: &House, lingering: &Lingering) -> Re
     same(&expected, &got)
 }
 
-fn listed(service: &Service) -> Listed {
+/// A service as the kernel lists it.
+pub fn listed(service: &Service) -> Listed {
     let reals = service.reals.iter().map(|real| {
         let live = &real.live;
         (
