@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lvs::{
-    Endpoint, ForwardMethod, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds, Timeouts,
-    Tunables, Tunnel, Weight,
+    Endpoint, ForwardMethod, MarkRule, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds,
+    Timeouts, Tunables, Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
@@ -52,6 +52,8 @@ pub enum Command {
         /// Its value as text.
         value: String,
     },
+    /// The rules that give packets their firewall marks: these and no others.
+    SetMarks(Vec<MarkRule>),
     /// Several changes: all or none, in one snapshot.
     Batch(Vec<Command>),
 }

@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use super::command::Command;
 use super::ipvsadm::TIMEOUT_MAX_S;
+use super::marks;
 use super::problem::Problems;
 use super::section::{Section, Word};
 use super::services;
@@ -30,7 +31,7 @@ pub struct Config {
     pub director: DirectorSettings,
     /// The interfaces, in the order of the file.
     pub ports: Vec<PortSpec>,
-    /// What makes the table of services from nothing, in order.
+    /// What makes the rules of marks and the table of services from nothing, in order.
     pub services: Vec<Command>,
     /// Timeouts of the protocol states.
     pub timeouts: Timeouts,
@@ -211,7 +212,7 @@ impl Config {
 }
 
 const TOP_KEYS: &[&str] = &[
-    "director", "port", "service", "timeouts", "tunables", "limits",
+    "director", "port", "mark", "service", "timeouts", "tunables", "limits",
 ];
 const DIRECTOR_KEYS: &[&str] = &["nic", "workers", "control", "keep_kernel_off", "pin", "tun"];
 const PORT_KEYS: &[&str] = &["interface", "side", "addresses", "routes", "neighbours"];
@@ -236,10 +237,15 @@ pub fn parse(name: &str, text: &str, schedulers: &[&str]) -> Result<Config, Prob
         return problems.or(Config::default());
     }
     let top = Section::open("the file", table.get_ref(), 0..0, TOP_KEYS, &mut problems);
+    let director = director(&top, &mut problems);
+    let ports = ports(&top, &mut problems);
+    let interfaces: Vec<&str> = ports.iter().map(|port| port.interface.as_str()).collect();
+    let marks = marks::read(&top, &interfaces, &mut problems);
+    let services = services::read(&top, schedulers, &mut problems);
     let config = Config {
-        director: director(&top, &mut problems),
-        ports: ports(&top, &mut problems),
-        services: services::read(&top, schedulers, &mut problems),
+        director,
+        ports,
+        services: marks.into_iter().chain(services).collect(),
         timeouts: timeouts(&top, &mut problems),
         tunables: tunables(&top, &mut problems),
         limits: limits(&top, &mut problems),
@@ -434,7 +440,7 @@ fn routes(port: &Section<'_>, problems: &mut Problems) -> Vec<RouteSpec> {
 }
 
 /// A CIDR with nothing behind its prefix.
-fn network(word: &Word<'_>, problems: &mut Problems) -> Option<Cidr> {
+pub(super) fn network(word: &Word<'_>, problems: &mut Problems) -> Option<Cidr> {
     let cidr = cidr(word, problems)?;
     let masked = masked(cidr);
     if masked != cidr.address {

@@ -7,6 +7,7 @@ mod complete;
 mod draft;
 pub mod file;
 pub mod ipvsadm;
+mod marks;
 pub mod options;
 pub mod problem;
 pub mod rules;

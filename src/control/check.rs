@@ -11,8 +11,8 @@ use super::tunables;
 use crate::config::{Command, RealSpec, Refusal};
 use crate::director::snapshot::Port;
 use crate::lvs::{
-    Family, ForwardMethod, Netmask, RealKey, ServiceFlags, ServiceKey, ServiceSpec, Timeouts,
-    Tunables, Tunnel,
+    Family, ForwardMethod, MarkRule, Netmask, Protocol, RealKey, ServiceFlags, ServiceKey,
+    ServiceSpec, Timeouts, Tunables, Tunnel,
 };
 use crate::sched;
 
@@ -24,6 +24,9 @@ const SERVICES_MAX: usize = 65_536;
 
 /// Most real servers of one service: a /16 of them.
 const REALS_MAX: usize = 65_536;
+
+/// Most rules for marks: each packet without a connection may be held against all of them.
+const MARK_RULES_MAX: usize = 1024;
 
 /// The scheduler's name for a service that shall have none.
 pub(super) const NO_SCHEDULER: &str = "none";
@@ -83,6 +86,7 @@ impl<'a> Shape<'a> {
             }
             Command::SetTimeouts(timeouts) => timeouts_in_range(timeouts),
             Command::SetTunable { name, value } => tunables::set(&mut self.tunables, name, value),
+            Command::SetMarks(rules) => marks(rules),
             Command::Flush | Command::Zero(None) => Ok(()),
             Command::Batch(commands) => commands.iter().try_for_each(|command| {
                 self.check(command)?;
@@ -224,6 +228,23 @@ fn service(spec: &ServiceSpec) -> Result<(), Refusal> {
     } else {
         Err(Refusal::Invalid)
     }
+}
+
+/// What rules for marks must satisfy: a bounded number, no mark of 0, prefixes that fit, no empty range,
+/// ports only where there are some.
+fn marks(rules: &[MarkRule]) -> Result<(), Refusal> {
+    if rules.len() > MARK_RULES_MAX {
+        return Err(Refusal::OutOfMemory);
+    }
+    let fine = rules.iter().all(|rule| {
+        let has_ports = rule.protocol.is_some_and(Protocol::is_balanced);
+        let mut networks = rule.sources.iter().chain(&rule.targets);
+        rule.mark != 0
+            && networks.all(|(address, len)| *len <= if address.is_ipv4() { 32 } else { 128 })
+            && rule.target_ports.iter().all(|(first, last)| first <= last)
+            && (rule.target_ports.is_empty() || has_ports)
+    });
+    fine.then_some(()).ok_or(Refusal::Invalid)
 }
 
 fn timeouts_in_range(timeouts: &Timeouts) -> Result<(), Refusal> {

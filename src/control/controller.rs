@@ -16,8 +16,8 @@ use super::tunables;
 use crate::config::{Command, Listing, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
-    Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts, Tunables,
-    Weight,
+    Limits, MarkRule, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts,
+    Tunables, Weight,
 };
 use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
@@ -103,6 +103,7 @@ pub struct Controller {
     services: Services,
     trash: Trash,
     totals: Totals,
+    marks: Vec<MarkRule>,
     ports: Vec<Port>,
     tunables: Tunables,
     timeouts: Timeouts,
@@ -133,6 +134,7 @@ impl Controller {
             services: Services::new(),
             trash: Trash::default(),
             totals: Totals::new(setup.workers),
+            marks: Vec::new(),
             ports: setup.ports.clone(),
             tunables: setup.tunables,
             timeouts: setup.timeouts,
@@ -260,6 +262,10 @@ impl Controller {
             Command::SetTunable { name, value } => {
                 tunables::set(&mut self.tunables, &name, &value).expect("the command was checked");
                 self.guard.update(&mut self.tunables);
+            }
+            Command::SetMarks(rules) => {
+                self.shape += 1;
+                self.marks = rules;
             }
             Command::Batch(commands) => {
                 for command in commands {
@@ -476,7 +482,7 @@ impl Controller {
             timeouts: self.timeouts,
             limits: self.limits,
         };
-        self.snapshot = Arc::new(Snapshot::new(parts));
+        self.snapshot = Arc::new(Snapshot::new(parts).with_marks(&self.marks));
     }
 }
 

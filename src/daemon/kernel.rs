@@ -101,7 +101,7 @@ fn rules(snapshot: &Snapshot) -> QuietRules {
     let behind_us = reals.filter(|real| real.method == ForwardMethod::Masq);
     let addresses = snapshot.ports.iter().flat_map(|port| &port.addresses);
     QuietRules {
-        vips: vips.collect(),
+        vips: vips.chain(snapshot.marked_vips()).collect(),
         own: addresses.map(|(address, _)| *address).collect(),
         real_servers: behind_us
             .map(|real| real.key.0.address)

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use super::classify::Looks;
 use super::lane::Own;
 use super::persist;
 use super::probe::{Probe, Step};
-use super::snapshot::Service;
+use super::snapshot::{Service, Snapshot};
 use super::verdict::{DropReason, Verdict};
 use super::{Passage, stack};
 use crate::conn::{Conn, ConnTable, Opening};
@@ -66,6 +67,9 @@ pub fn admit<P: Probe>(
         p.say(|| "no connection, and nothing that opens one".to_string());
         return Admission::NotOurs;
     }
+    if !snapshot.marks().is_empty() && p.mark == 0 {
+        mark(p, &snapshot);
+    }
     let Some(service) = snapshot.service_for(&tuple.flow(), p.mark) else {
         let Flow {
             protocol, target, ..
@@ -109,6 +113,23 @@ pub fn admit<P: Probe>(
         once: is_one_packet(service, tuple),
     };
     open(table, tuple, choice, p, own)
+}
+
+/// Gives the packet the mark that the rules say.
+fn mark<P: Probe>(p: &mut Passage<'_, '_, P>, snapshot: &Snapshot) {
+    let (packet, protocol) = (&p.packet, Protocol(p.packet.layout.protocol));
+    let has_ports = protocol.is_balanced() && packet.layout.transport;
+    let looks = Looks {
+        ingress: p.ingress,
+        protocol,
+        source: packet.source(),
+        target: packet.target(),
+        target_port: has_ports.then(|| packet.target_port()),
+    };
+    if let Some((mark, rule)) = snapshot.marks().mark_of(&looks) {
+        p.mark = mark;
+        p.say(|| format!("mark {mark}: rule {rule}"));
+    }
 }
 
 /// Is each datagram of this service scheduled anew?

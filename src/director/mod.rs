@@ -12,6 +12,7 @@ use crate::wire::packet::{Fragment, Kind, number};
 use crate::wire::{self, Frame, Layout, Malformed, Packet};
 
 pub mod admit;
+pub mod classify;
 pub mod errors;
 mod ike;
 pub mod lane;

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 
 use foldhash::fast::FixedState;
 
+use super::classify::Classifier;
 use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
-    Endpoint, Family, Flow, ForwardMethod, Limits, Protocol, RealServer, ServiceKey, ServiceSpec,
-    Timeouts, Tunables,
+    Endpoint, Family, Flow, ForwardMethod, Limits, MarkRule, Protocol, RealServer, ServiceKey,
+    ServiceSpec, Timeouts, Tunables,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -99,6 +100,7 @@ pub struct Snapshot {
     starters: HashMap<(Protocol, Endpoint), (usize, usize), FixedState>,
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
+    marks: Classifier,
     serves: [bool; 2],
     has_ftp: bool,
     has_port_zero: bool,
@@ -226,10 +228,38 @@ impl Snapshot {
             real_addresses,
             masq_reals,
             starters,
+            marks: Classifier::default(),
             serves,
             has_ftp,
             has_port_zero,
         }
+    }
+
+    /// The same with these rules for marks. A single address to which they give the mark of a service
+    /// is a VIP like that of any other.
+    pub fn with_marks(mut self, rules: &[MarkRule]) -> Snapshot {
+        let names: Vec<&str> = self.ports.iter().map(|port| port.name.as_str()).collect();
+        self.marks = Classifier::new(rules, &names);
+        let vips: Vec<IpAddr> = self.marked_vips().collect();
+        self.vips
+            .extend(vips.into_iter().map(|address| (address, ())));
+        self
+    }
+
+    /// The rules for marks.
+    pub fn marks(&self) -> &Classifier {
+        &self.marks
+    }
+
+    /// Single addresses to which the rules give the mark of a service.
+    pub fn marked_vips(&self) -> impl Iterator<Item = IpAddr> {
+        self.marks.rules().iter().flat_map(|rule| {
+            let serves = |address: &IpAddr| {
+                let (mark, family) = (rule.mark, Family::of(*address));
+                self.by_key.contains_key(&ServiceKey::Mark { mark, family })
+            };
+            rule.single_targets().filter(serves)
+        })
     }
 
     /// The service that takes a new connection, in the kernel's order (`ip_vs_service_find`):

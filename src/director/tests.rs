@@ -479,4 +479,5 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
     assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
 
+mod mark_tests;
 mod sip_tests;

@@ -2,6 +2,7 @@
 //! in here decides anything. The words follow ipvsadm(8) and the kernel's `include/net/ip_vs.h`.
 
 pub mod flow;
+pub mod mark;
 pub mod method;
 pub mod real;
 pub mod service;
@@ -10,6 +11,7 @@ pub mod tunables;
 pub mod tuple;
 
 pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
+pub use mark::MarkRule;
 pub use method::{ForwardMethod, Tunnel, TunnelChecksum};
 pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
 pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
