@@ -96,7 +96,7 @@ const NONSENSE: &str = "the daemon answered something else than was asked";
 
 fn tunables(ask: &mut Ask) -> Result<Tunables, String> {
     match ask(Request::Ask(Query::Tunables))? {
-        Reply::Listing(Listing::Tunables(tunables)) => Ok(tunables),
+        Reply::Listing(Listing::Tunables(tunables)) => Ok(*tunables),
         Reply::BadRequest(sentence) | Reply::Late(sentence) => Err(sentence),
         _ => Err(NONSENSE.to_string()),
     }
@@ -122,7 +122,7 @@ mod tests {
         let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
         let outcome = run_with(&words, &mut |request| {
             Ok(match request {
-                Request::Ask(Query::Tunables) => Reply::Listing(Listing::Tunables(now)),
+                Request::Ask(Query::Tunables) => Reply::Listing(Listing::Tunables(Box::new(now))),
                 Request::Do(Command::SetTunable { name, value }) => match value.parse() {
                     Ok(number) => {
                         *now.get_mut(&name).expect("a known name") = number;

@@ -196,7 +196,7 @@ pub enum Listing {
         workers: Vec<[u64; 5]>,
     },
     /// Sysctls in force.
-    Tunables(Tunables),
+    Tunables(Box<Tunables>),
     /// Timeouts in force.
     Timeouts(Timeouts),
     /// The frame account.

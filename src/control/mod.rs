@@ -251,7 +251,7 @@ impl ControlPlane {
             Query::Services(key) => listing::services(&self.controller, key, self.setup.table_size),
             Query::Connections => Ok(listing::connections(&self.setup.table, now)),
             Query::Totals => Ok(self.controller.totals()),
-            Query::Tunables => Ok(Listing::Tunables(*self.controller.tunables())),
+            Query::Tunables => Ok(Listing::Tunables(Box::new(*self.controller.tunables()))),
             Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),
             Query::Status => Ok(Listing::Status(self.status())),
             Query::Account => return self.audit(from, now),
