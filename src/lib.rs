@@ -22,6 +22,7 @@ pub mod lvs;
 pub mod nic;
 pub mod rng;
 pub mod sched;
+pub mod sim;
 pub mod stats;
 pub mod time;
 pub mod wire;

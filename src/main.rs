@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use ulvs::cli::adm::{self, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{client, lab, proc, run, trace, tune};
+use ulvs::cli::{client, lab, proc, run, sim, trace, tune};
 use ulvs::daemon;
 
 fn main() -> ExitCode {
@@ -33,6 +33,7 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
         _ => match program_of(argv) {
             Program::Run(args) => start(&args),
             Program::Trace(args) => trace::run(&args),
+            Program::Sim(args) => sim::run(&args),
             Program::Adm { words } => ipvsadm(&words),
             Program::Proc { file } => print(&proc::run(file.as_deref())),
             Program::Tune { words } => print(&tune::run(&words)),

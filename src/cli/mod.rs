@@ -10,5 +10,6 @@ pub mod options;
 mod order;
 pub mod proc;
 pub mod run;
+pub mod sim;
 pub mod trace;
 pub mod tune;

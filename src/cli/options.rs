@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::sim::SimArgs;
 use crate::cli::trace::TraceArgs;
 use crate::config::file::{KeepKernelOff, NicKind};
 
@@ -42,6 +43,8 @@ pub enum Program {
         /// NAME to read one, NAME=VALUE to set it; without any, all are listed
         words: Vec<String>,
     },
+    /// Play a director on a simulated network, led by chance, and watch that its laws hold.
+    Sim(SimArgs),
     /// Make whole networks in namespaces and try a director in them; `ulvs lab -h` tells more.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Lab {

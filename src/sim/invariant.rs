@@ -1,0 +1,487 @@
+//! The laws that must hold at every moment of a run, numbered as in docs/architecture.md, section 12:
+//!
+//! 1. All packets of a live connection go to one real server. Seen at the real servers; an entry may
+//!    only be replaced by the kernel's rules, and a packet keeps its connection alive.
+//! 2. No new connection goes to a quiesced, overloaded or deleted real server, but where a template
+//!    says so, as in the kernel; and lblc does not ask whom it remembers, as in the kernel.
+//! 3. Active, inactive and persistent counts are those of the entries, in the trash too.
+//! 4. A client never sees a RIP, and all sums are right (`host`).
+//! 5. Every frame is accounted for.
+//! 8. When all traffic has stopped, nothing is left (`Sim::finish`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::host::Sighting;
+use super::house::{Breath, Fed, House};
+use super::ledger::{Changes, Ledger, flow_of};
+use super::scenario::STALL_MAX_S;
+use super::talk::Talk;
+use crate::conn::sctp::SctpState;
+use crate::conn::tcp::TcpState;
+use crate::conn::{Conn, Direction};
+use crate::director::Account;
+use crate::director::snapshot::{Service, Snapshot};
+use crate::lvs::{
+    Endpoint, Flow, Protocol, RealLive, RealServer, Segment, ServiceFlags, Tunables, Tuple,
+};
+use crate::time::{Duration, Instant};
+
+/// Type of the chunk that opens an association (RFC 9260 section 3.2).
+const SCTP_INIT: u8 = 1;
+
+/// How long orders may be on their way: so long after `expire_nodest_conn` was turned off it may still
+/// end connections.
+const ORDERS_TAKE: Duration = Duration::from_secs(STALL_MAX_S + 10);
+
+/// A law is broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// Which.
+    pub law: u8,
+    /// How.
+    pub text: String,
+}
+
+impl Broken {
+    /// Law number `law` is broken like this.
+    pub fn new(law: u8, text: impl Into<String>) -> Broken {
+        let text = text.into();
+        Broken { law, text }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {}: {}", self.law, self.text)
+    }
+}
+
+/// `broken` unless it holds.
+fn must(holds: bool, law: u8, text: impl FnOnce() -> String) -> Result<(), Broken> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Broken::new(law, text()))
+    }
+}
+
+/// How a worker and its real servers stood before a breath.
+#[derive(Debug)]
+pub struct Before {
+    account: Account,
+    loads: BTreeMap<u32, Load>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    total: u32,
+    overloaded: bool,
+    /// Connections this worker had opened there.
+    opened: u64,
+}
+
+/// Where the packets of a talk have been seen.
+#[derive(Debug)]
+struct Home {
+    flow: Flow,
+    reals: Vec<Endpoint>,
+    /// Moves of its flow before it began.
+    moves_before: u32,
+}
+
+/// What is known of the past, to judge the present by.
+#[derive(Debug, Default)]
+pub struct Laws {
+    ledger: Ledger,
+    homes: BTreeMap<u32, Home>,
+    /// How often a flow could have got another real server, by the rules.
+    moves: BTreeMap<Flow, u32>,
+    /// Until when connections of deleted servers may be ended.
+    orphans_end_until: Instant,
+    /// Entries that were replaced while their client still used them.
+    replaced: u64,
+    /// Most entries at once.
+    entries_max: usize,
+}
+
+impl Laws {
+    /// Entries that left before their time, by the rules.
+    pub fn replaced(&self) -> u64 {
+        self.replaced
+    }
+
+    /// Most entries there ever were.
+    pub fn entries_max(&self) -> usize {
+        self.entries_max
+    }
+
+    /// The second book.
+    pub fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// A talk begins.
+    pub fn begin(&mut self, talk: &Talk) {
+        let flow = talk.flow();
+        let home = Home {
+            flow,
+            reals: Vec::new(),
+            moves_before: self.moves.get(&flow).copied().unwrap_or(0),
+        };
+        self.homes.insert(talk.id, home);
+    }
+
+    /// A packet of a talk was seen at a real server.
+    ///
+    /// # Errors
+    /// Law 1.
+    pub fn see(&mut self, sighting: Sighting) -> Result<(), Broken> {
+        let Some(home) = self.homes.get_mut(&sighting.id) else {
+            return Ok(());
+        };
+        if !home.reals.contains(&sighting.real) {
+            home.reals.push(sighting.real);
+        }
+        let moves = self.moves.get(&home.flow).copied().unwrap_or(0) - home.moves_before;
+        must(home.reals.len() <= 1 + moves as usize, 1, || {
+            let (id, flow, reals) = (sighting.id, home.flow, &home.reals);
+            format!("packets of talk {id}, {flow}, went to {reals:?} after {moves} moves")
+        })
+    }
+
+    /// How things stand before worker `number` breathes.
+    pub fn before(&self, house: &House, number: usize) -> Before {
+        let worker = house.worker(number);
+        let loads = reals_of(worker.snapshot()).map(|(_, real)| {
+            let load = Load {
+                total: real.live.total(),
+                overloaded: real.overloaded(),
+                opened: real.live.stats[number].conns.load(Relaxed),
+            };
+            (real.live.id, load)
+        });
+        Before {
+            account: worker.account().clone(),
+            loads: loads.collect(),
+        }
+    }
+
+    /// Worker `number` has breathed.
+    ///
+    /// # Errors
+    /// The law that is broken.
+    pub fn after_breath(
+        &mut self,
+        house: &House,
+        number: usize,
+        (before, breath): (&Before, &Breath),
+        now: Instant,
+    ) -> Result<(), Broken> {
+        check_account(house, number, (before, breath))?;
+        let snapshot = Arc::clone(house.worker(number).snapshot());
+        let changes = self.look(house, now)?;
+        if let Some(conn) = changes.overdue.first() {
+            let text = format!("{} was served though its time was up", flow_of(conn));
+            return Err(Broken::new(1, text));
+        }
+        for conn in &changes.gone {
+            let reused = is_reopened(conn, &breath.fed, &snapshot.tunables);
+            self.judge_gone(conn, reused, now)?;
+        }
+        self.judge_opened(&changes, &snapshot)?;
+        let opened = self.judge_picks(&changes, (before, number), &snapshot)?;
+        self.note_unseen(breath, &changes, opened, &snapshot);
+        check_deadlines(house, &breath.fed, &snapshot, now)?;
+        self.ledger.check_counts()
+    }
+
+    /// Anything else has happened.
+    ///
+    /// # Errors
+    /// The law that is broken.
+    pub fn after_event(&mut self, house: &House, now: Instant) -> Result<(), Broken> {
+        self.ledger.meet(&house.snapshot());
+        let changes = self.look(house, now)?;
+        let opened = changes.opened.iter().chain(&changes.remembered).next();
+        if let Some(conn) = opened {
+            let text = format!("{} opened without a packet", flow_of(conn));
+            return Err(Broken::new(2, text));
+        }
+        let reaped = house.table().defences().drops_entries();
+        for conn in &changes.gone {
+            self.judge_gone(conn, reaped, now)?;
+        }
+        self.ledger.check_counts()
+    }
+
+    fn look(&mut self, house: &House, now: Instant) -> Result<Changes, Broken> {
+        let workers = (0..house.workers()).map(|number| house.worker(number).snapshot());
+        let newest = house.snapshot();
+        if workers
+            .chain([&newest])
+            .any(|snapshot| snapshot.tunables.expire_nodest_conn != 0)
+        {
+            self.orphans_end_until = now + ORDERS_TAKE;
+        }
+        let changes = self.ledger.look(house.table(), now)?;
+        self.entries_max = self.entries_max.max(self.ledger.len());
+        must(self.ledger.len() == house.table().len(), 3, || {
+            let (shown, counted) = (self.ledger.len(), house.table().len());
+            format!("the table shows {shown} entries and counts {counted}")
+        })?;
+        Ok(changes)
+    }
+
+    /// An entry has left the table: its time was up, its real server was deleted, or `by_rule` says so.
+    fn judge_gone(&mut self, conn: &Conn, by_rule: bool, now: Instant) -> Result<(), Broken> {
+        let orphaned = conn
+            .server()
+            .is_some_and(|server| !server.available.load(Relaxed));
+        let flow = flow_of(conn);
+        let fine = conn.is_due(now) || by_rule || orphaned && now <= self.orphans_end_until;
+        must(fine && !conn.is_controlling(), 1, || {
+            let (state, left) = (conn.state_name(), conn.expires_in(now));
+            format!("{flow} in {state} left the table, {left} before its time")
+        })?;
+        self.replaced += u64::from(!conn.is_due(now));
+        self.note_move(flow);
+        Ok(())
+    }
+
+    fn note_move(&mut self, flow: Flow) {
+        *self.moves.entry(flow).or_default() += 1;
+    }
+
+    /// A new connection belongs to the service that takes it, goes to a server of it, and where its
+    /// template says.
+    fn judge_opened(&self, changes: &Changes, snapshot: &Snapshot) -> Result<(), Broken> {
+        for conn in &changes.opened {
+            let flow = flow_of(conn);
+            let service = snapshot.service_for(&flow, conn.mark());
+            let live = conn.server().expect("every new connection is bound");
+            let real = service.and_then(|service| real_of(service, live));
+            let Some(real) = real else {
+                let text = format!(
+                    "{flow} opened to {}, which does not serve it",
+                    live.endpoint
+                );
+                return Err(Broken::new(2, text));
+            };
+            let Some(template) = conn.control() else {
+                continue;
+            };
+            let same = template
+                .server()
+                .is_some_and(|server| Arc::ptr_eq(server, live));
+            must(same, 1, || format!("{flow} does not follow its template"))?;
+            let quiescent = snapshot.tunables.expire_quiescent_template != 0;
+            let spent = self.ledger.knew_template(template) && quiescent && real.weight.0 == 0;
+            must(!spent, 2, || {
+                format!("{flow} follows a template to quiesced {}", real.key)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whom a scheduler chose could be chosen. Returns how many connections were opened in all, those
+    /// included that no longer show.
+    fn judge_picks(
+        &self,
+        changes: &Changes,
+        (before, number): (&Before, usize),
+        snapshot: &Snapshot,
+    ) -> Result<u64, Broken> {
+        let mut sum = 0;
+        for (service, real) in reals_of(snapshot) {
+            let load = before.loads[&real.live.id];
+            let opened = real.live.stats[number].conns.load(Relaxed) - load.opened;
+            sum += opened;
+            if opened == 0 {
+                continue;
+            }
+            let bound = |conn: &&Arc<Conn>| {
+                conn.server()
+                    .is_some_and(|server| Arc::ptr_eq(server, &real.live))
+            };
+            let entered = changes.opened.iter().filter(bound).count() as u64;
+            let free = changes
+                .opened
+                .iter()
+                .filter(|conn| conn.control().is_none());
+            let templates = changes.remembered.iter();
+            let picks = free.chain(templates).filter(bound).count() as u64;
+            let persistent = service.spec.persistence.is_some();
+            // Without templates every connection was a pick, also one that no longer shows.
+            let picks = if persistent { picks } else { opened };
+            must(picks == 0 || real.weight.0 > 0, 2, || {
+                format!("{picks} new connections to quiesced {}", real.key)
+            })?;
+            let left = changes.gone.iter().filter(bound).count() as u64;
+            let unseen = opened.saturating_sub(entered) > 0;
+            if service.spec.scheduler != "lblc" && !unseen {
+                let room = room_at(real, load, left);
+                must(picks <= room, 2, || {
+                    let total = load.total;
+                    format!(
+                        "{picks} new connections to {} with {total}, room was {room}",
+                        real.key
+                    )
+                })?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Connections that were opened and have left again, within one breath: one-packet scheduling, and
+    /// reuse on reuse. Their packets may have gone anywhere.
+    fn note_unseen(
+        &mut self,
+        breath: &Breath,
+        changes: &Changes,
+        opened: u64,
+        snapshot: &Snapshot,
+    ) {
+        let unseen = opened > changes.opened.len() as u64;
+        for fed in &breath.fed {
+            let Some((flow, segment)) = fed.flow else {
+                continue;
+            };
+            let once = snapshot
+                .service_for(&flow, fed.mark)
+                .is_some_and(is_one_packet);
+            let once = once && flow.protocol == Protocol::UDP && !self.ledger.has(&flow);
+            if once || unseen && opens(segment) {
+                self.note_move(flow);
+            }
+        }
+    }
+}
+
+/// Law 5, for one breath.
+fn check_account(
+    house: &House,
+    number: usize,
+    (before, breath): (&Before, &Breath),
+) -> Result<(), Broken> {
+    let (was, account) = (&before.account, house.worker(number).account());
+    must(account.balances(), 5, || {
+        format!("worker {number}: {account:?}")
+    })?;
+    let read = account.received - was.received;
+    let all = [breath.fed.len() as u64, breath.handled as u64];
+    must(all == [read; 2], 5, || {
+        format!(
+            "worker {number} was fed {} frames and accounts for {read}",
+            all[0]
+        )
+    })?;
+    let made = account.forwarded + account.originated - was.forwarded - was.originated;
+    must(made == breath.sent.len() as u64, 5, || {
+        let sent = breath.sent.len();
+        format!("worker {number} sent {sent} frames and accounts for {made}")
+    })
+}
+
+/// A connection that was served has its whole time again.
+fn check_deadlines(
+    house: &House,
+    fed: &[Fed],
+    snapshot: &Snapshot,
+    now: Instant,
+) -> Result<(), Broken> {
+    let ipsec = fed.iter().any(|fed| fed.ipsec);
+    let mut last: BTreeMap<Flow, (Arc<Conn>, Direction, bool)> = BTreeMap::new();
+    for fed in fed {
+        let Some((flow, _)) = fed.flow.filter(|(flow, _)| snapshot.serves(flow.family())) else {
+            continue;
+        };
+        if let Some((conn, direction)) = house.table().find(&Tuple::from(flow)) {
+            last.insert(flow_of(&conn), (conn, direction, fed.plain));
+        }
+    }
+    for (flow, (conn, direction, plain)) in last {
+        let server = conn.server();
+        let deaf = direction == Direction::In
+            && server.is_some_and(|server| !server.available.load(Relaxed));
+        // AH and ESP start the time of their key exchange anew, too.
+        if !plain || deaf || ipsec && flow.protocol == Protocol::UDP {
+            continue;
+        }
+        let timeout_s = conn.state().timeout_s(&snapshot.timeouts);
+        let wanted = now + Duration::from_secs(timeout_s.into());
+        must(conn.deadline() == wanted, 1, || {
+            let (state, left) = (conn.state_name(), conn.expires_in(now));
+            format!("{flow} in {state} was served and expires in {left}, not in {timeout_s} s")
+        })?;
+    }
+    Ok(())
+}
+
+/// How many connections a scheduler may give to a server that stood like this, and that `left`
+/// connections have left meanwhile. The first one always marks it if it is full.
+fn room_at(real: &RealServer, load: Load, left: u64) -> u64 {
+    let upper = u64::from(real.live.thresholds().upper);
+    if load.overloaded && left == 0 {
+        return 0;
+    }
+    match upper {
+        0 => u64::MAX,
+        _ => (upper + left).saturating_sub(load.total.into()).max(1),
+    }
+}
+
+/// Does a packet of this breath open a connection over the rest of this one, by `conn_reuse_mode` or
+/// `expire_nodest_conn`?
+fn is_reopened(conn: &Conn, fed: &[Fed], tunables: &Tunables) -> bool {
+    let flow = flow_of(conn);
+    let mut packets = fed.iter().filter_map(|fed| fed.flow);
+    packets.any(|(other, segment)| other == flow && opens(segment)) && may_be_reused(conn, tunables)
+}
+
+fn may_be_reused(conn: &Conn, tunables: &Tunables) -> bool {
+    let quiesced = conn
+        .server()
+        .is_some_and(|server| server.weight.load(Relaxed) == 0);
+    if tunables.expire_nodest_conn != 0 && quiesced {
+        return true;
+    }
+    let mode = tunables.conn_reuse_mode;
+    if mode == 0 || conn.control().is_some() {
+        return false;
+    }
+    let number = conn.state().number();
+    match conn.protocol() {
+        Protocol::TCP => match TcpState::from_number(number) {
+            Some(TcpState::TimeWait | TcpState::Close) => true,
+            Some(TcpState::FinWait) => mode & 2 != 0 && conn.no_output(),
+            _ => false,
+        },
+        Protocol::SCTP => number == SctpState::Closed as u8,
+        _ => false,
+    }
+}
+
+fn opens(segment: Segment) -> bool {
+    match segment {
+        Segment::Tcp(flags) => flags.syn(),
+        Segment::Sctp { first, .. } => first == SCTP_INIT,
+        Segment::Udp => false,
+    }
+}
+
+fn is_one_packet(service: &Arc<Service>) -> bool {
+    service.spec.flags.has(ServiceFlags::ONE_PACKET)
+}
+
+fn reals_of(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &RealServer)> {
+    let services = snapshot.services.iter();
+    services.flat_map(|service| service.reals.iter().map(move |real| (service, real)))
+}
+
+fn real_of<'s>(service: &'s Service, live: &Arc<RealLive>) -> Option<&'s RealServer> {
+    let mut reals = service.reals.iter();
+    reals.find(|real| Arc::ptr_eq(&real.live, live))
+}
