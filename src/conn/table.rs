@@ -18,8 +18,6 @@ use crate::lvs::tuple::Tuple;
 
 /// Shards of the table. Many, so that growing one (the others go on) stays short.
 const SHARDS: usize = 256;
-/// Spreads addresses of entries over parts (2^64 divided by the golden ratio).
-const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 /// A shard with more room than this gives memory back once it is seven eighths empty.
 const SHARD_KEEP: usize = 1024;
 
@@ -253,11 +251,10 @@ impl ConnTable {
         removed.is_some()
     }
 
-    /// Shows the entries of one of `parts` equal parts of the table, without touching the others.
+    /// Shows the entries of one of `parts` equal parts of the table.
     pub fn for_each_in(&self, part: u64, parts: u64, mut look: impl FnMut(&Arc<Conn>)) {
         for entry in self.map.iter() {
-            // Where an entry lies is as good as chance, and costs no look at it.
-            let place = (Arc::as_ptr(entry.value()) as usize as u64).wrapping_mul(MIX) >> 32;
+            let place = entry.value().client_hash(self.seed) >> 32;
             if place % parts.max(1) == part {
                 look(entry.value());
             }

@@ -325,6 +325,7 @@ pub fn line_of(command: &Command) -> String {
             udp_s,
         }) => format!("set timeouts {tcp_s} {tcp_fin_s} {udp_s}"),
         Command::SetTunable { name, value } => format!("set {name} = {value}"),
+        Command::SetMarks(rules) => format!("mark packets by {} rules", rules.len()),
         Command::Batch(all) => {
             let all: Vec<String> = all.iter().map(line_of).collect();
             format!("all or nothing: [{}]", all.join("; "))
