@@ -67,6 +67,11 @@ impl MemoryNic {
         });
     }
 
+    /// Frames that have arrived and that nobody has taken yet.
+    pub fn waiting(&self) -> usize {
+        self.link().waiting.len()
+    }
+
     /// Takes everything that was sent since the last call.
     pub fn take(&self) -> Vec<MemoryFrame> {
         std::mem::take(&mut self.link().sent)

@@ -331,8 +331,9 @@ impl Run {
             }
             self.settle();
         }
-        // Behind an interface that is down frames wait, too.
-        let down = self.down.iter().flatten().any(|down| *down);
+        // Behind an interface that is down frames wait, too, and more of them than are taken at once.
+        let waiting = self.nics.iter().flatten().any(|nic| nic.waiting() > 0);
+        let down = waiting || self.down.iter().flatten().any(|down| *down);
         let held: u64 = self
             .workers
             .iter()
