@@ -369,7 +369,9 @@ fn line_of(service: &Service) -> String {
         },
     };
     let mut line = format!("{key} {}", spec.scheduler);
-    if spec.flags.has(ServiceFlags::ONE_PACKET) {
+    // The kernel's line of an IPv6 service does not tell (`ip_vs_info_seq_show`).
+    let told = !line.contains('[');
+    if told && spec.flags.has(ServiceFlags::ONE_PACKET) {
         line.push_str(" ops");
     }
     if let Some(persistence) = spec.persistence {

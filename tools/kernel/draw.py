@@ -100,7 +100,7 @@ class Draw:
         if flags and self.chance(0.6):
             words += ["-b", self.random.choice(flags)]
         if self.persistent and (service.port == 0 and not service.mark or self.chance(0.75)):
-            times = [2, 3] if self.clock else [60, 300, 600, 360]
+            times = [2, 5] if self.clock else [60, 300, 600, 360]
             words += ["-p"] + ([str(self.random.choice(times))] if self.chance(0.8) else [])
             if self.chance(0.5):
                 masks = MASKS6 if service.family == 6 else MASKS4

@@ -271,7 +271,7 @@ class Recording:
             if service.mark:
                 self.mark(service)
         if self.draw.clock:
-            lines.append("--set 3 2 3".split())
+            lines.append("--set 3 3 3".split())
         self.ipvsadm(["-R"], "".join(" ".join(line) + "\n" for line in lines))
 
     def add_words(self, service, number):
@@ -342,9 +342,10 @@ class Recording:
         self.sleep(1.6)
 
     def pass_time(self):
-        """All that lives for two or three seconds goes while nobody looks: close to a deadline the
-        two sides may differ by what their timers are late."""
-        self.sleep(4.2)
+        """All that lives for a few seconds goes while nobody looks: close to a deadline the two sides
+        may differ by what their timers are late. Templates of 2 s end surely before, and those of 5 s
+        surely after their connections, which last 3 s."""
+        self.sleep(6.4)
         self.woke = time.monotonic()
 
     # -- all of it
@@ -369,8 +370,8 @@ class Recording:
             if number % 12 == 11:
                 self.show(number % 48 == 47)
         self.show(True)
-        self.ipvsadm(["-Sn"])
-        self.ipvsadm(["-Ln", "--persistent-conn"] if self.draw.chance(0.3) else ["-Ln", "--thresholds"])
+        lists = (["-Sn"], ["-Ln"], ["-Ln", "--thresholds"], ["-Ln", "--persistent-conn"])
+        self.ipvsadm(self.random.choice(lists))
 
     def save(self, folder):
         case = dict(schema="ulvs-oracle/1", topic="compare", id="%d" % self.seed,
@@ -379,7 +380,7 @@ class Recording:
                     steps=self.steps)
         path = os.path.join(folder, "%06d.json" % self.seed)
         with open(path + ".new", "w") as file:
-            json.dump(case, file, separators=(",", ":"))
+            file.write(json.dumps(case, separators=(",", ":")))
         os.rename(path + ".new", path)
 
 
@@ -410,4 +411,5 @@ def main():
                                   **recording.sums)), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
