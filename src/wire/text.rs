@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use etherparse::{
-    ArpOperation, ArpPacketSlice, EtherType, IpNumber, Ipv6ExtensionSlice, LaxNetSlice,
-    LaxSlicedPacket, TcpSlice, TransportSlice,
+    ArpOperation, ArpPacketSlice, EtherType, IpAuthHeaderSlice, IpNumber, Ipv6FragmentHeaderSlice,
+    Ipv6RawExtHeaderSlice, LaxNetSlice, LaxSlicedPacket, TcpSlice, TransportSlice,
 };
 
 use super::Mac;
@@ -130,7 +130,7 @@ impl<'a> IpPart<'a> {
             }
             LaxNetSlice::Ipv6(ip) => {
                 let header = ip.header();
-                let fragment = ip.extensions().clone().into_iter().find_map(fragment_v6);
+                let fragment = fragment_v6(header.next_header(), ip.extensions().slice());
                 let payload = ip.payload();
                 Some(IpPart {
                     source: header.source_addr().into(),
@@ -204,14 +204,36 @@ impl<'a> IpPart<'a> {
     }
 }
 
-fn fragment_v6(extension: Ipv6ExtensionSlice<'_>) -> Option<Fragment> {
-    match extension {
-        Ipv6ExtensionSlice::Fragment(header) if header.is_fragmenting_payload() => Some(Fragment {
-            id: header.identification(),
-            offset: header.fragment_offset().byte_offset().into(),
-            more: header.more_fragments(),
-        }),
-        _ => None,
+/// The fragment header among the extension headers of an IPv6 packet, if it has one that says something.
+/// etherparse's own iterator over them trusts that every header is whole, which those of a packet that
+/// is cut off are not; so each is read anew, with its length checked.
+fn fragment_v6(first: IpNumber, mut rest: &[u8]) -> Option<Fragment> {
+    let mut next = first;
+    loop {
+        let header = match next {
+            IpNumber::IPV6_HEADER_HOP_BY_HOP
+            | IpNumber::IPV6_ROUTE_HEADER
+            | IpNumber::IPV6_DESTINATION_OPTIONS => {
+                let header = Ipv6RawExtHeaderSlice::from_slice(rest).ok()?;
+                next = header.next_header();
+                header.slice()
+            }
+            IpNumber::AUTHENTICATION_HEADER => {
+                let header = IpAuthHeaderSlice::from_slice(rest).ok()?;
+                next = header.next_header();
+                header.slice()
+            }
+            IpNumber::IPV6_FRAGMENTATION_HEADER => {
+                let header = Ipv6FragmentHeaderSlice::from_slice(rest).ok()?;
+                return header.is_fragmenting_payload().then(|| Fragment {
+                    id: header.identification(),
+                    offset: header.fragment_offset().byte_offset().into(),
+                    more: header.more_fragments(),
+                });
+            }
+            _ => return None,
+        };
+        rest = &rest[header.len()..];
     }
 }
 

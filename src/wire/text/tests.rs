@@ -148,6 +148,22 @@ fn sctp_names_its_chunks() {
     assert!(describe(&ip(132, &header), false).contains("SCTP, ttl 64"));
 }
 
+/// Extension headers that are cut off, or whose length lies, are not read past their end.
+#[test]
+fn cut_off_extension_headers_are_told_as_such() {
+    let whole = frame!(v6().udp(5000, 53), &[0; 24]);
+    for first in [0, 43, 44, 51, 60] {
+        let mut bytes = whole.clone();
+        bytes[20] = first;
+        // The next header is of the same kind, and says that 2,048 bytes follow.
+        (bytes[54], bytes[55]) = (first, 255);
+        for end in 54..=bytes.len() {
+            let line = describe(&bytes[..end], false);
+            assert!(line.starts_with("fd00::9 > fd00::1 "), "{first}: {line}");
+        }
+    }
+}
+
 #[test]
 fn fragments_tell_their_place() {
     let mut first = frame!(v4().udp(5000, 53), &[0; 24]);
