@@ -152,14 +152,17 @@ fn sctp_names_its_chunks() {
 #[test]
 fn cut_off_extension_headers_are_told_as_such() {
     let whole = frame!(v6().udp(5000, 53), &[0; 24]);
-    for first in [0, 43, 44, 51, 60] {
-        let mut bytes = whole.clone();
-        bytes[20] = first;
-        // The next header is of the same kind, and says that 2,048 bytes follow.
-        (bytes[54], bytes[55]) = (first, 255);
-        for end in 54..=bytes.len() {
-            let line = describe(&bytes[..end], false);
-            assert!(line.starts_with("fd00::9 > fd00::1 "), "{first}: {line}");
+    for first in [0, 43, 44, 60] {
+        for second in [0, 43, 44, 51, 60] {
+            let mut bytes = whole.clone();
+            bytes[20] = first;
+            // Eight bytes and whole; behind it one that says that it has 2,048.
+            bytes[54..62].copy_from_slice(&[second, 0, 0, 0, 0, 0, 0, 0]);
+            (bytes[62], bytes[63]) = (first, 255);
+            for end in 54..=bytes.len() {
+                let line = describe(&bytes[..end], false);
+                assert!(line.starts_with("fd00::9 > fd00::1 "), "{first}: {line}");
+            }
         }
     }
 }
