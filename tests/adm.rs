@@ -1,6 +1,6 @@
 //! The ipvsadm personality with a real control plane behind it, against recordings of ipvsadm 1.31 with
-//! a real kernel behind it: `tests/golden/cli` (ULVS_GOLDEN names another folder of the same schema) and
-//! `tests/adm`, which goes into the corners of the grammar. Text and exit status must be the same byte for byte.
+//! a real kernel behind it: `tests/adm`, which goes into the corners of the grammar. Text and exit status
+//! must be the same byte for byte. The cases of `tests/golden/cli` are played by `tests/kernel.rs`.
 
 mod recorded;
 
@@ -131,16 +131,6 @@ fn golden(path: &Path) -> Vec<Call> {
         .collect()
 }
 
-/// There is no connection synchronisation yet: nothing in a case may reach its daemon.
-fn is_about_sync(calls: &[Call]) -> bool {
-    let reaches = |call: &Call| {
-        let expected = &call.expected;
-        let no_such_words = expected.status == 2 || expected.stderr.starts_with("Try");
-        call.words.iter().any(|word| word == "--start-daemon") && !no_such_words
-    };
-    calls.iter().any(reaches)
-}
-
 /// Replays every case of a folder; the number that were done.
 fn replay_folder(folder: &Path) -> usize {
     let mut done = 0;
@@ -148,10 +138,6 @@ fn replay_folder(folder: &Path) -> usize {
     for path in files(folder, "json") {
         let name = path.file_stem().expect("a name").to_string_lossy();
         let calls = golden(&path);
-        if is_about_sync(&calls) {
-            println!("skipped: {name}: connection synchronisation is still to come");
-            continue;
-        }
         match replay(&calls) {
             Ok(()) => done += 1,
             Err(difference) => failures.push(format!("{name}: {difference}")),
@@ -159,13 +145,6 @@ fn replay_folder(folder: &Path) -> usize {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
     done
-}
-
-#[test]
-fn answers_as_recorded_from_ipvsadm() {
-    let root = std::env::var_os("ULVS_GOLDEN").unwrap_or_else(|| "tests/golden".into());
-    let done = replay_folder(&PathBuf::from(root).join("cli"));
-    assert!(done > 0, "no case was replayed");
 }
 
 #[test]

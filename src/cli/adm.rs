@@ -7,7 +7,7 @@ use std::io::Read;
 use crate::cli::client::{self, Client};
 use crate::cli::names::SystemNames;
 use crate::cli::{help, list};
-use crate::config::ipvsadm::{Call, Complaint, Fault, List, SyncDaemon, SyncRole, What, parse};
+use crate::config::ipvsadm::{Call, Complaint, Fault, List, What, parse};
 use crate::config::words::Resolver;
 use crate::config::{Command, Listing, Query, Refusal, Reply, Request};
 
@@ -189,8 +189,6 @@ impl Session<'_> {
             Call::List(list) => self.list(&list),
             Call::Save { numeric } => self.save(numeric),
             Call::Restore => self.restore(stdin),
-            Call::StartSync(daemon) => Ok(self.refuse(&no_sync(&daemon))),
-            Call::StopSync(_) => Ok(self.refuse("No daemon is running")),
             Call::Help => {
                 self.outcome.stdout += &help::text(self.program);
                 Err(Ended(OK))
@@ -226,8 +224,7 @@ impl Session<'_> {
             What::Services(key) => Query::Services(key),
             What::Connections => Query::Connections,
             What::Timeouts => Query::Timeouts,
-            // There is no connection synchronisation yet, so no daemon of it runs.
-            What::Daemons => return Ok(OK),
+            What::Daemons => Query::SyncDaemons,
         };
         let text = match self.listing(query)? {
             Listing::Services {
@@ -236,6 +233,7 @@ impl Session<'_> {
             } => list::services(table_size, &services, list, self.names),
             Listing::Connections(rows) => list::connections(&rows, list, self.names),
             Listing::Timeouts(timeouts) => list::timeouts(&timeouts),
+            Listing::SyncDaemons(rows) => list::sync_daemons(&rows),
             _ => return Err(self.nonsense()),
         };
         self.outcome.stdout += &text;
@@ -309,11 +307,3 @@ const NESTED: Complaint = Complaint {
     fault: Fault::NoCommand,
     word: None,
 };
-
-fn no_sync(daemon: &SyncDaemon) -> String {
-    let role = match daemon.role {
-        SyncRole::Master => "master",
-        SyncRole::Backup => "backup",
-    };
-    format!("This director does not synchronise connections yet; no {role} was started")
-}

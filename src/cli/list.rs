@@ -8,8 +8,8 @@ use crate::config::ipvsadm::{Columns, List, What};
 use crate::config::rules::{protocol_of, real_line, service_line};
 use crate::config::words::{NumbersOnly, Resolver, cut, endpoint_text, flags_text, netmask_text};
 use crate::lvs::{
-    Endpoint, Family, ForwardMethod, Protocol, ServiceFlags, ServiceKey, ServiceSpec, Timeouts,
-    Tunnel, TunnelChecksum,
+    Endpoint, Family, ForwardMethod, Protocol, ServiceFlags, ServiceKey, ServiceSpec, SyncRole,
+    SyncRow, Timeouts, Tunnel, TunnelChecksum,
 };
 
 /// What of an IPv4 name fits into a listing of services; IPv6 names are never cut.
@@ -88,6 +88,30 @@ pub fn timeouts(timeouts: &Timeouts) -> String {
         udp_s,
     } = timeouts;
     format!("Timeout (tcp tcpfin udp): {tcp_s} {tcp_fin_s} {udp_s}\n")
+}
+
+/// `ipvsadm -L --daemon`
+pub fn sync_daemons(rows: &[SyncRow]) -> String {
+    let line = |row: &SyncRow| {
+        let role = match row.role {
+            SyncRole::Master => "master",
+            SyncRole::Backup => "backup",
+        };
+        let SyncRow {
+            interface,
+            sync_id,
+            maxlen,
+            group,
+            port,
+            ttl,
+            ..
+        } = row;
+        format!(
+            "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={maxlen}, \
+             group={group}, port={port}, ttl={ttl})\n"
+        )
+    };
+    rows.iter().map(line).collect()
 }
 
 fn title(columns: Columns) -> &'static str {

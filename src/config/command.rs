@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lvs::{
-    Endpoint, ForwardMethod, MarkRule, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds,
-    Timeouts, Tunables, Tunnel, Weight,
+    Endpoint, ForwardMethod, MarkRule, Protocol, RealKey, ServiceKey, ServiceSpec, SyncDaemon,
+    SyncRole, SyncRow, Thresholds, Timeouts, Tunables, Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
@@ -54,6 +54,10 @@ pub enum Command {
     },
     /// The rules that give packets their firewall marks: these and no others.
     SetMarks(Vec<MarkRule>),
+    /// `ipvsadm --start-daemon`
+    StartSync(SyncDaemon),
+    /// `ipvsadm --stop-daemon`
+    StopSync(SyncRole),
     /// Several changes: all or none, in one snapshot.
     Batch(Vec<Command>),
 }
@@ -89,6 +93,8 @@ pub enum Query {
     Tunables,
     /// The three timeouts of `--set`.
     Timeouts,
+    /// The daemons of connection synchronisation.
+    SyncDaemons,
     /// The frame account and the counters of every port.
     Account,
     /// What the daemon is: version, process id, ports, workers.
@@ -145,6 +151,14 @@ pub enum Refusal {
     OutOfRange,
     /// A tunable nobody knows.
     UnknownTunable,
+    /// --start-daemon of one that runs.
+    SyncRunning,
+    /// --stop-daemon of one that does not.
+    SyncNotRunning,
+    /// ENODEV: no such interface.
+    NoSuchDevice,
+    /// ENETUNREACH: nothing can be sent by the interface.
+    NetworkUnreachable,
     /// The table is full or a limit was reached.
     OutOfMemory,
 }
@@ -164,6 +178,10 @@ impl Refusal {
             }
             Refusal::OutOfRange => "Numerical result out of range",
             Refusal::UnknownTunable => "No such tunable",
+            Refusal::SyncRunning => "Daemon has already run",
+            Refusal::SyncNotRunning => "No daemon is running",
+            Refusal::NoSuchDevice => "No such device",
+            Refusal::NetworkUnreachable => "Network is unreachable",
             Refusal::OutOfMemory => "Memory allocation problem",
         }
     }
@@ -199,6 +217,8 @@ pub enum Listing {
     Tunables(Box<Tunables>),
     /// Timeouts in force.
     Timeouts(Timeouts),
+    /// The daemons of connection synchronisation, the master first.
+    SyncDaemons(Vec<SyncRow>),
     /// The frame account.
     Account(AccountRow),
     /// About the daemon.

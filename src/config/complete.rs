@@ -3,14 +3,12 @@
 
 use super::command::{Command, RealSpec};
 use super::draft::{Draft, TunnelKind};
-use super::ipvsadm::{
-    Call, Columns, Complaint, List, SCHEDULER_DEFAULT, SyncDaemon, SyncRole, What, wrong,
-};
+use super::ipvsadm::{Call, Columns, Complaint, List, SCHEDULER_DEFAULT, What, wrong};
 use super::options::{Allowed, Opt, SUBJECTS};
 use super::words::{FlagFault, flag_bits};
 use crate::lvs::{
     Endpoint, Family, ForwardMethod, Netmask, Protocol, RealKey, ServiceFlags, ServiceKey,
-    ServiceSpec, Tunnel, Weight,
+    ServiceSpec, SyncDaemon, SyncRole, Tunnel, Weight,
 };
 
 impl Draft {
@@ -126,8 +124,8 @@ impl Draft {
             Opt::Save => Call::Save {
                 numeric: self.has("numeric"),
             },
-            Opt::StartDaemon => Call::StartSync(self.sync_daemon(role)),
-            Opt::StopDaemon => Call::StopSync(role.unwrap_or(SyncRole::Master)),
+            Opt::StartDaemon => Call::Change(Command::StartSync(self.sync_daemon(role))),
+            Opt::StopDaemon => Call::Change(Command::StopSync(role.unwrap_or(SyncRole::Master))),
             _ => Call::List(self.checked_list()?),
         })
     }

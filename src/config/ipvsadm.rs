@@ -3,13 +3,12 @@
 //! those of ipvsadm 1.31, recorded from the program; nothing is asked and nothing is changed here.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use super::command::Command;
 use super::draft::{Draft, timeouts};
 use super::options::{Opt, Scanner, Token};
 use super::words::Resolver;
-use crate::lvs::ServiceKey;
+use crate::lvs::{ServiceKey, SyncRole};
 
 /// Longest timeout ipvsadm takes, in seconds: 31 days.
 pub const TIMEOUT_MAX_S: u32 = 31 * 24 * 3600;
@@ -34,10 +33,6 @@ pub enum Call {
     },
     /// `-R`
     Restore,
-    /// `--start-daemon`
-    StartSync(SyncDaemon),
-    /// `--stop-daemon`
-    StopSync(SyncRole),
     /// `-h`
     Help,
     /// `-v`
@@ -87,34 +82,6 @@ pub enum Columns {
     Tunnel,
     /// Method, weight, connections.
     Plain,
-}
-
-/// Which half of connection synchronisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncRole {
-    /// Sends.
-    Master,
-    /// Receives.
-    Backup,
-}
-
-/// What `--start-daemon` shall start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyncDaemon {
-    /// Which half.
-    pub role: SyncRole,
-    /// Interface to multicast on; ipvsadm's default is `eth0`.
-    pub interface: Option<String>,
-    /// 0..=255
-    pub sync_id: u8,
-    /// Longest message in bytes.
-    pub maxlen: Option<u16>,
-    /// Multicast group.
-    pub group: Option<IpAddr>,
-    /// UDP port.
-    pub port: Option<u16>,
-    /// TTL of the messages.
-    pub ttl: Option<u8>,
 }
 
 /// Why words were not understood.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::controller::Services;
+use super::synced::Synced;
 use super::tunables;
 use crate::config::{Command, RealSpec, Refusal};
 use crate::director::snapshot::Port;
@@ -40,6 +41,7 @@ pub(super) struct Shape<'a> {
     services: &'a Services,
     ports: &'a [Port],
     tunables: Tunables,
+    synced: Synced,
     flushed: bool,
     touched: BTreeMap<ServiceKey, Option<BTreeSet<RealKey>>>,
     count: usize,
@@ -47,11 +49,17 @@ pub(super) struct Shape<'a> {
 
 impl<'a> Shape<'a> {
     /// What is in force.
-    pub fn new(services: &'a Services, ports: &'a [Port], tunables: Tunables) -> Shape<'a> {
+    pub fn new(
+        services: &'a Services,
+        ports: &'a [Port],
+        tunables: Tunables,
+        synced: Synced,
+    ) -> Shape<'a> {
         Shape {
             services,
             ports,
             tunables,
+            synced,
             flushed: false,
             touched: BTreeMap::new(),
             count: services.len(),
@@ -87,6 +95,8 @@ impl<'a> Shape<'a> {
             Command::SetTimeouts(timeouts) => timeouts_in_range(timeouts),
             Command::SetTunable { name, value } => tunables::set(&mut self.tunables, name, value),
             Command::SetMarks(rules) => marks(rules),
+            Command::StartSync(daemon) => self.synced.start(daemon),
+            Command::StopSync(role) => self.synced.stop(*role),
             Command::Flush | Command::Zero(None) => Ok(()),
             Command::Batch(commands) => commands.iter().try_for_each(|command| {
                 self.check(command)?;

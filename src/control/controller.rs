@@ -10,14 +10,15 @@ use super::Setup;
 use super::check::{NO_SCHEDULER, Shape};
 use super::guard::Guard;
 use super::meter::Meter;
+use super::synced::Synced;
 use super::totals::Totals;
 use super::trash::Trash;
 use super::tunables;
 use crate::config::{Command, Listing, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
-    Limits, MarkRule, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, Timeouts,
-    Tunables, Weight,
+    Limits, Link, MarkRule, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, SyncRow,
+    Timeouts, Tunables, Weight,
 };
 use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
@@ -104,6 +105,7 @@ pub struct Controller {
     trash: Trash,
     totals: Totals,
     marks: Vec<MarkRule>,
+    synced: Synced,
     ports: Vec<Port>,
     tunables: Tunables,
     timeouts: Timeouts,
@@ -135,6 +137,7 @@ impl Controller {
             trash: Trash::default(),
             totals: Totals::new(setup.workers),
             marks: Vec::new(),
+            synced: Synced::default(),
             ports: setup.ports.clone(),
             tunables: setup.tunables,
             timeouts: setup.timeouts,
@@ -155,7 +158,8 @@ impl Controller {
     /// # Errors
     /// The kernel's own refusals; nothing was touched then, no scheduler either.
     pub fn apply(&mut self, command: Command, now: Instant) -> Result<(), Refusal> {
-        Shape::new(&self.services, &self.ports, self.tunables).check(&command)?;
+        let synced = self.synced.clone();
+        Shape::new(&self.services, &self.ports, self.tunables, synced).check(&command)?;
         let shows = changes_snapshot(&command);
         self.enact(command, now);
         if shows {
@@ -174,6 +178,16 @@ impl Controller {
         self.ports = ports;
         self.shape += 1;
         self.publish();
+    }
+
+    /// The host's interfaces as they now are.
+    pub fn set_links(&mut self, links: Vec<Link>) {
+        self.synced.set_links(links);
+    }
+
+    /// The daemons of connection synchronisation, the master first.
+    pub fn sync_daemons(&self) -> Vec<SyncRow> {
+        self.synced.listing()
     }
 
     /// What is in force once every worker has adopted it.
@@ -266,6 +280,12 @@ impl Controller {
             Command::SetMarks(rules) => {
                 self.shape += 1;
                 self.marks = rules;
+            }
+            Command::StartSync(daemon) => {
+                self.synced.start(&daemon).expect("the command was checked");
+            }
+            Command::StopSync(role) => {
+                self.synced.stop(role).expect("the command was checked");
             }
             Command::Batch(commands) => {
                 for command in commands {
@@ -518,7 +538,7 @@ fn configure(spec: &RealSpec, last_weight: Weight, live: Arc<RealLive>) -> RealS
 /// Does a worker have to know?
 fn changes_snapshot(command: &Command) -> bool {
     match command {
-        Command::Zero(_) => false,
+        Command::Zero(_) | Command::StartSync(_) | Command::StopSync(_) => false,
         Command::Batch(commands) => commands.iter().any(changes_snapshot),
         _ => true,
     }

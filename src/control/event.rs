@@ -4,6 +4,7 @@
 use crate::config::{Reply, Request};
 use crate::director::message::{Order, Report};
 use crate::director::snapshot::Port;
+use crate::lvs::Link;
 
 /// Who asked. Numbers are given out by whoever owns the connections to the clients and are never
 /// used twice in one run.
@@ -31,6 +32,8 @@ pub enum Input {
     ClientGone(ClientId),
     /// The interfaces as they now are: the same ones in the same order as before.
     PortsChanged(Vec<Port>),
+    /// All interfaces of the host as they now are.
+    LinksChanged(Vec<Link>),
     /// Stop in order: a signal, or a worker that died.
     Stop,
 }

@@ -8,6 +8,7 @@ pub mod event;
 mod guard;
 mod listing;
 mod meter;
+mod synced;
 mod totals;
 mod trash;
 mod tunables;
@@ -161,6 +162,7 @@ impl ControlPlane {
             Input::Reported { worker, report } => self.handle_report(worker, report),
             Input::ClientGone(client) => self.waiting.retain(|waiting| waiting.client != client),
             Input::PortsChanged(ports) => self.handle_ports(ports),
+            Input::LinksChanged(links) => self.controller.set_links(links),
             Input::Stop => self.stop(),
         }
         self.check();
@@ -253,6 +255,7 @@ impl ControlPlane {
             Query::Totals => Ok(self.controller.totals()),
             Query::Tunables => Ok(Listing::Tunables(Box::new(*self.controller.tunables()))),
             Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),
+            Query::SyncDaemons => Ok(Listing::SyncDaemons(self.controller.sync_daemons())),
             Query::Status => Ok(Listing::Status(self.status())),
             Query::Account => return self.audit(from, now),
         };

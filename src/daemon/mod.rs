@@ -125,6 +125,7 @@ impl Daemon {
 
     /// The control loop: one thing happens, everything it brings about is done, the next thing.
     async fn serve(&mut self) {
+        self.tell_links().await;
         self.obey();
         while !self.stopped {
             let wait = self.plane.poll_timeout().map(|due| due.since(clock::now()));
@@ -244,6 +245,14 @@ impl Daemon {
         self.handle(Input::Stop);
     }
 
+    /// Synchronisation is sent by any interface of the host, not by our ports alone.
+    async fn tell_links(&mut self) {
+        match self.links.all().await {
+            Ok(links) => self.handle(Input::LinksChanged(links)),
+            Err(why) => say(&why),
+        }
+    }
+
     async fn look_at_links(&mut self) {
         let before: Vec<_> = self.seen.iter().map(|seen| seen.port.clone()).collect();
         let seen = match self.links.read(&self.wanted, &before).await {
@@ -254,6 +263,7 @@ impl Daemon {
             tell_of_change(old, new);
         }
         self.seen = seen;
+        self.tell_links().await;
         let ports: Vec<_> = self.seen.iter().map(|seen| seen.port.clone()).collect();
         if ports != before {
             self.handle(Input::PortsChanged(ports));

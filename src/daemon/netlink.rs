@@ -18,6 +18,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
 use crate::director::snapshot::{Port, Side};
+use crate::lvs::Link;
 use crate::wire::Mac;
 
 /// After a change the tables are read once nothing more changes for this long …
@@ -135,6 +136,20 @@ impl Links {
             }
         });
         Ok(seen.collect())
+    }
+
+    /// All interfaces there are.
+    ///
+    /// # Errors
+    /// When the kernel does not answer; the message says about what.
+    pub async fn all(&self) -> Result<Vec<Link>, String> {
+        let tables = self.tables().await?;
+        let links = tables.links.iter().map(|(name, link)| Link {
+            name: name.clone(),
+            mtu: mtu_of(link),
+            up: link.header.flags.contains(LinkFlags::Up),
+        });
+        Ok(links.collect())
     }
 
     /// Waits until something changed and things have settled. Nothing is lost if the wait is given

@@ -326,6 +326,8 @@ pub fn line_of(command: &Command) -> String {
         }) => format!("set timeouts {tcp_s} {tcp_fin_s} {udp_s}"),
         Command::SetTunable { name, value } => format!("set {name} = {value}"),
         Command::SetMarks(rules) => format!("mark packets by {} rules", rules.len()),
+        Command::StartSync(daemon) => format!("start the synchronisation's {:?}", daemon.role),
+        Command::StopSync(role) => format!("stop the synchronisation's {role:?}"),
         Command::Batch(all) => {
             let all: Vec<String> = all.iter().map(line_of).collect();
             format!("all or nothing: [{}]", all.join("; "))

@@ -88,7 +88,10 @@ fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
                 found.insert("the director as its own real server");
             }
         }
-        Call::StartSync(_) | Call::StopSync(_) => {
+        // To whom one only talks, one can talk about synchronisation; with packets, it must happen.
+        Call::Change(Command::StartSync(_) | Command::StopSync(_))
+            if net.is_none_or(|net| net.is_wired()) =>
+        {
             found.insert("synchronisation of connections (--start-daemon)");
         }
         _ => {}

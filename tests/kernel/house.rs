@@ -172,6 +172,13 @@ impl House {
         }
     }
 
+    /// The host's interfaces are not what they were.
+    pub fn tell_links(&mut self) {
+        let links = self.shell.links();
+        self.plane.handle(Input::LinksChanged(links), self.now);
+        self.settle();
+    }
+
     /// The largest IP packet of an interface becomes `mtu`.
     pub fn set_mtu(&mut self, port: usize, mtu: u32) {
         let mut ports = self.snapshot().ports.clone();

@@ -26,6 +26,11 @@ pub struct Net {
 }
 
 impl Net {
+    /// Do packets flow in it?
+    pub fn is_wired(&self) -> bool {
+        self.wired
+    }
+
     /// The network of this name; `none` is that of a director to whom one only talks.
     pub fn named(name: &str) -> Option<Net> {
         match name {

@@ -192,6 +192,7 @@ fn command(house: &mut House, line: &str, rc: i32) -> Result<(), Trouble> {
     for line in line.split(';') {
         match house.shell.run(line.trim()).map_err(Trouble::Cannot)? {
             Effect::Done => {}
+            Effect::Links => house.tell_links(),
             Effect::Mtu(port, mtu) => house.set_mtu(port, mtu),
         }
     }

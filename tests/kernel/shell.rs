@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ulvs::lvs::Protocol;
+use ulvs::lvs::{Link, Protocol};
 
 use super::case::Side;
 use super::packet::Seen;
@@ -16,8 +16,8 @@ pub struct Shell {
     /// Which table a mark is routed by, and tables that route everything to the host.
     tables: BTreeMap<u32, String>,
     local_tables: Vec<String>,
-    /// Interfaces that no packet uses: they change nothing.
-    dummies: Vec<String>,
+    /// Interfaces that no packet uses; synchronisation may be asked to.
+    dummies: Vec<Link>,
 }
 
 /// What a command asks of others.
@@ -25,6 +25,8 @@ pub struct Shell {
 pub enum Effect {
     /// It is done.
     Done,
+    /// There are other interfaces than before, or others are up.
+    Links,
     /// This interface has this MTU from now on.
     Mtu(usize, u32),
 }
@@ -95,11 +97,29 @@ impl Shell {
             ] => {
                 self.local_tables.push(table.to_string());
             }
-            ["link", "add", name, .., "type", "dummy"] => {
-                self.dummies.push(name.to_string());
+            ["link", "add", name, options @ .., "type", "dummy"] => {
+                let mtu = match options {
+                    [] => 1500,
+                    ["mtu", mtu] => mtu.parse().ok()?,
+                    _ => return None,
+                };
+                let name = name.to_string();
+                self.dummies.push(Link {
+                    name,
+                    mtu,
+                    up: false,
+                });
+                return Some(Effect::Links);
             }
-            ["link", "set", name, "up"] | ["addr", "add", _, "dev", name, ..]
-                if *name == "lo" || self.dummies.iter().any(|dummy| dummy == name) => {}
+            ["link", "set", name, "up"] | ["addr", "add", _, "dev", name, ..] => {
+                let mut known = self.dummies.iter_mut();
+                match known.find(|dummy| dummy.name == *name) {
+                    Some(dummy) => dummy.up |= words[0] == "link",
+                    None if *name == "lo" => {}
+                    None => return None,
+                }
+                return Some(Effect::Links);
+            }
             _ => return None,
         }
         Some(Effect::Done)
@@ -116,6 +136,19 @@ impl Shell {
         let mut backwards = self.marks.iter().rev();
         let last = backwards.find(|rule| rule.matches(side, &seen));
         last.map_or(0, |rule| rule.mark)
+    }
+
+    /// All interfaces of the host; those of the case's network are up.
+    pub fn links(&self) -> Vec<Link> {
+        let link = |name: &str| Link {
+            name: name.to_string(),
+            mtu: 1500,
+            up: true,
+        };
+        let own = ["lo", INTERFACES[0], INTERFACES[1]].map(link);
+        own.into_iter()
+            .chain(self.dummies.iter().cloned())
+            .collect()
     }
 
     /// Are packets with this mark routed to the host itself?
