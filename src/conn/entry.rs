@@ -35,6 +35,8 @@ mod flag {
     pub const METHOD_SHIFT: u32 = 13;
     /// A template whose key a persistence engine has added to.
     pub const ENGINE: u32 = 1 << 16;
+    /// The real server's address is of IPv6, whatever the client's is: LVS-TUN crosses families.
+    pub const REAL_V6: u32 = 1 << 18;
 }
 
 /// One connection entry. About 104 bytes: what a packet needs is together and small.
@@ -76,7 +78,7 @@ impl Drop for Conn {
 pub struct Opening {
     /// Client to VIP, as the first packet said.
     pub tuple: Tuple,
-    /// Where the real server listens. Its family is the tuple's.
+    /// Where the real server listens. Its family is that of `server`, or of the tuple if there is none.
     pub real: (PackedAddress, u16),
     /// How packets get there.
     pub method: ForwardMethod,
@@ -120,6 +122,10 @@ impl Conn {
         }
         if opening.template {
             word |= flag::TEMPLATE;
+        }
+        let server = opening.server.as_deref();
+        if server.map_or(tuple.family(), |server| Family::of(server.address())) == Family::V6 {
+            word |= flag::REAL_V6;
         }
         if let Some(server) = &opening.server {
             let counter = if opening.template {
@@ -172,7 +178,12 @@ impl Conn {
 
     /// Who serves.
     pub fn real(&self) -> Endpoint {
-        Endpoint::new(unpack(self.family, self.real), self.real_port.load(Relaxed))
+        let family = if self.has(flag::REAL_V6) {
+            Family::V6
+        } else {
+            Family::V4
+        };
+        Endpoint::new(unpack(family, self.real), self.real_port.load(Relaxed))
     }
 
     /// The real server it is bound to.

@@ -525,6 +525,8 @@ fn scheduler_for(name: &str, reals: &[RealServer]) -> Option<Arc<Mutex<Box<dyn S
 fn configure(spec: &RealSpec, last_weight: Weight, live: Arc<RealLive>) -> RealServer {
     live.weight.store(spec.weight.0, Relaxed);
     live.set_thresholds(spec.thresholds);
+    live.tunnel.store(spec.tunnel.pack(), Relaxed);
+    live.path.forget_route();
     RealServer {
         key: spec.key,
         weight: spec.weight,

@@ -6,7 +6,7 @@ use super::admit::{self, Admission};
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
-use super::{Director, Passage, resolve, serve, stack};
+use super::{Director, Passage, serve, stack, tunnel};
 use crate::conn::{Conn, Direction};
 use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
@@ -21,7 +21,13 @@ impl Director {
         p: &mut Passage<'_, '_, P>,
         own: &mut Own,
     ) -> Verdict {
-        let Some((quote, tuple)) = quoted_tuple(p) else {
+        let Some(quote) = p.packet.quote() else {
+            return stack::answer(p, own);
+        };
+        if let Some(verdict) = self.relate_envelope(&quote, p, own) {
+            return verdict;
+        }
+        let Some(tuple) = quoted_tuple(&quote) else {
             return stack::answer(p, own);
         };
         let found = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone());
@@ -55,8 +61,7 @@ impl Director {
 
 /// The tuple of a packet that would go where the error came from: the quoted one, turned round. It is
 /// from the client if the VIP's packet is quoted, and from the real server if the client's is.
-fn quoted_tuple<P: Probe>(p: &Passage<'_, '_, P>) -> Option<(Quote, Tuple)> {
-    let quote = p.packet.quote()?;
+fn quoted_tuple(quote: &Quote) -> Option<Tuple> {
     let protocol = Protocol(quote.layout.protocol);
     if !protocol.is_balanced() || !quote.has_ports() {
         return None;
@@ -66,7 +71,7 @@ fn quoted_tuple<P: Probe>(p: &Passage<'_, '_, P>) -> Option<(Quote, Tuple)> {
         source: Endpoint::new(quote.target, quote.target_port),
         target: Endpoint::new(quote.source, quote.source_port),
     };
-    Some((quote, flow.into()))
+    Some(flow.into())
 }
 
 fn follow<P: Probe>(
@@ -83,9 +88,9 @@ fn follow<P: Probe>(
     let next = match (direction, conn.method()) {
         (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
         (Direction::Out, _) | (_, ForwardMethod::Local) => return Verdict::Pass,
-        (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
-        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => {
-            return Verdict::Drop(DropReason::Method);
+        (_, ForwardMethod::Bypass) => p.packet.target(),
+        (_, ForwardMethod::Masq | ForwardMethod::Route | ForwardMethod::Tunnel) => {
+            conn.real().address
         }
     };
     if p.packet.has_options()
@@ -94,10 +99,14 @@ fn follow<P: Probe>(
         return verdict;
     }
     serve::count(conn, direction, p.packet.ip_len(), own.worker);
+    if conn.method() == ForwardMethod::Tunnel && direction != Direction::Out {
+        return tunnel::carry(conn, p, own);
+    }
     let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
-        return Verdict::Drop(DropReason::NoRoute);
+        return serve::no_route(direction, p, own);
     };
-    if let Some(verdict) = serve::travel(direction, egress, p, own) {
+    let mtu = serve::mtu_towards(conn, direction, egress, p.now, own);
+    if let Some(verdict) = serve::travel(direction, mtu, p, own) {
         return verdict;
     }
     let outcome = forward::icmp::apply(conn, direction, quote, &mut p.packet);
@@ -106,5 +115,5 @@ fn follow<P: Probe>(
         let text = format!("error rewritten like its connection, to {next}");
         p.probe.step(Step::Said(text));
     }
-    resolve::send(egress, next_hop, p, own)
+    serve::send_on(egress, next_hop, mtu, p, own)
 }

@@ -46,6 +46,8 @@ pub struct Own {
     pub rng: Rng,
     /// The defences in force.
     pub defences: Arc<Defences>,
+    /// The identification of the last IPv4 packet that it made.
+    pub ident: u16,
     /// Scratch space for the numbers of a pick.
     pub notes: Vec<Note>,
 }
@@ -60,7 +62,7 @@ impl Lane {
         seed: u64,
         now: Instant,
     ) -> Lane {
-        let rng = Rng::new(seed ^ worker as u64);
+        let mut rng = Rng::new(seed ^ worker as u64);
         let limits = snapshot.limits;
         let own = Own {
             worker,
@@ -72,6 +74,7 @@ impl Lane {
             defences,
             cache: NeighbourCache::new(limits.neigh_entries_max as usize),
             notes: Vec::new(),
+            ident: rng.next_u64() as u16,
             rng,
             snapshot,
         };
@@ -98,6 +101,13 @@ pub struct HeldFrame {
 }
 
 impl Own {
+    /// An identification that this worker gives to no other IPv4 packet for a long time (RFC 6864): all
+    /// others come first.
+    pub fn next_ident(&mut self) -> u16 {
+        self.ident = self.ident.wrapping_add(1);
+        self.ident
+    }
+
     /// Lets a frame wait; the one that waited longest makes room for it.
     pub fn hold(&mut self, frame: HeldFrame) {
         if self.held.len() >= self.snapshot.limits.neigh_held_frames_max.max(1) as usize {

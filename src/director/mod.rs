@@ -16,6 +16,7 @@ pub mod classify;
 pub mod errors;
 mod ike;
 pub mod lane;
+mod local;
 pub mod message;
 pub mod neigh;
 mod persist;
@@ -27,6 +28,7 @@ pub mod snapshot;
 pub mod stack;
 mod starts;
 pub mod story;
+mod tunnel;
 pub mod verdict;
 pub mod worker;
 
@@ -163,6 +165,10 @@ impl Director {
         };
         if P::ON {
             p.probe.step(Step::Ended(verdict));
+        }
+        let (start, place) = (p.packet.start(), p.packet.place());
+        if start != frame.meta.start {
+            frame.moved(place);
         }
         verdict
     }

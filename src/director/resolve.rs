@@ -54,6 +54,35 @@ pub fn send<P: Probe>(
     Verdict::Forward { port: egress }
 }
 
+/// Sends an IP packet of our own that `build` appends; false if this breath has made enough. One whose
+/// next hop is not known yet is lost, as any packet may be, and the next hop asked for.
+pub fn send_own(
+    egress: usize,
+    next_hop: IpAddr,
+    now: Instant,
+    own: &mut Own,
+    build: impl FnOnce(&mut Vec<u8>),
+) -> bool {
+    let (raw_ip, source) = (
+        own.snapshot.ports[egress].raw_ip,
+        own.snapshot.ports[egress].mac,
+    );
+    let mac = match raw_ip {
+        true => Some(Mac::default()),
+        false => find_mac(egress, next_hop, now, own),
+    };
+    let Some(mac) = mac else { return true };
+    let ether_type: u16 = if next_hop.is_ipv4() { 0x0800 } else { 0x86dd };
+    own.outbox.add(egress, |out| {
+        if !raw_ip {
+            out.extend_from_slice(&mac.0);
+            out.extend_from_slice(&source.0);
+            out.extend_from_slice(&ether_type.to_be_bytes());
+        }
+        build(out);
+    })
+}
+
 /// The MAC address of `next_hop`, from this worker's memory, from what all workers know, or, if there
 /// is none, after a question that goes out with this breath.
 fn find_mac(egress: usize, next_hop: IpAddr, now: Instant, own: &mut Own) -> Option<Mac> {

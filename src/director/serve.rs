@@ -9,7 +9,7 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::resolve;
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, stack, story};
+use super::{Passage, local, stack, story, tunnel};
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction, StepRules, Wheel};
@@ -120,6 +120,17 @@ pub fn serve<P: Probe>(
     carry(conn, direction, p, own)
 }
 
+/// May the packet not be cut? Its sender says so by DF, to which a request is not held without
+/// `pmtu_disc`, and an error never is.
+fn is_uncut<P: Probe>(direction: Direction, p: &Passage<'_, '_, P>, own: &Own) -> bool {
+    if !p.packet.is_v4() {
+        return true;
+    }
+    let held =
+        direction == Direction::Out || own.snapshot.tunables.pmtu_disc != 0 && !p.packet.is_icmp();
+    p.packet.dont_fragment() && held
+}
+
 fn is_own(address: IpAddr, own: &Own) -> bool {
     address.is_ipv4() && own.snapshot.own_port(&address).is_some()
 }
@@ -162,16 +173,17 @@ pub(super) fn carry<P: Probe>(
     let next = match (direction, conn.method()) {
         (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
         (Direction::Out, _) => return Verdict::Pass,
+        (_, ForwardMethod::Bypass) => p.packet.target(),
+        (_, ForwardMethod::Local) => return local::deliver(conn, p, own),
+        _ if is_local(conn) => return local::deliver(conn, p, own),
         (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
-        (_, ForwardMethod::Local) => return Verdict::Pass,
-        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => {
-            return Verdict::Drop(DropReason::Method);
-        }
+        (_, ForwardMethod::Tunnel) => return tunnel::carry(conn, p, own),
     };
     let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
-        return Verdict::Drop(DropReason::NoRoute);
+        return no_route(direction, p, own);
     };
-    if let Some(verdict) = travel(direction, egress, p, own) {
+    let mtu = mtu_towards(conn, direction, egress, p.now, own);
+    if let Some(verdict) = travel(direction, mtu, p, own) {
         return verdict;
     }
     let before = P::ON.then(|| story::flow_of(&p.packet));
@@ -189,14 +201,65 @@ pub(super) fn carry<P: Probe>(
             checksum,
         });
     }
+    send_on(egress, next_hop, mtu, p, own)
+}
+
+/// Sends a packet that is ready, if it is not longer than `mtu`.
+pub(super) fn send_on<P: Probe>(
+    egress: usize,
+    next_hop: IpAddr,
+    mtu: u32,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    if p.packet.wire_len() > mtu as usize {
+        return Verdict::Drop(DropReason::TooLong);
+    }
     resolve::send(egress, next_hop, p, own)
+}
+
+/// The director answered in the name of a real server: that counts as its answer.
+pub(super) fn answered(conn: &Conn, segment: Segment, now: Instant, own: &Own) {
+    conn.step(Direction::Out, segment, rules(own), now);
+}
+
+/// Is the real server the director itself?
+fn is_local(conn: &Conn) -> bool {
+    conn.server().is_some_and(|server| server.is_local())
+}
+
+/// The longest packet on the way out by `egress`, and towards the real server as far as routers told.
+pub(super) fn mtu_towards(
+    conn: &Conn,
+    direction: Direction,
+    egress: usize,
+    now: Instant,
+    own: &Own,
+) -> u32 {
+    let link = own.snapshot.ports[egress].mtu;
+    match conn.server() {
+        Some(server) if direction != Direction::Out => server.path.get(link, now),
+        _ => link,
+    }
+}
+
+/// Nowhere to go: the client is told so, as if the way to the real server were down.
+pub(super) fn no_route<P: Probe>(
+    direction: Direction,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    if direction == Direction::Out {
+        return Verdict::Drop(DropReason::NoRoute);
+    }
+    stack::complain(p, own, IcmpError::HostUnreachable, DropReason::NoRoute)
 }
 
 /// One hop: TTL and MTU. A verdict if the packet ends here. A request's error quotes it with the TTL
 /// already taken, a reply's as it came (recorded; `__ip_vs_get_out_rt`, `ip_forward`).
 pub fn travel<P: Probe>(
     direction: Direction,
-    egress: usize,
+    mtu: u32,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Verdict> {
@@ -207,14 +270,9 @@ pub fn travel<P: Probe>(
     if direction != Direction::Out {
         p.packet.decrement_ttl();
     }
-    let mtu = own.snapshot.ports[egress].mtu;
-    if p.packet.wire_len() > mtu as usize {
+    if p.packet.wire_len() > mtu as usize && is_uncut(direction, p, own) {
         let told = IcmpError::TooLong(mtu.min(u32::from(u16::MAX)) as u16);
-        return Some(if p.packet.dont_fragment() {
-            stack::complain(p, own, told, DropReason::TooLong)
-        } else {
-            Verdict::Drop(DropReason::TooLong)
-        });
+        return Some(stack::complain(p, own, told, DropReason::TooLong));
     }
     if direction == Direction::Out {
         p.packet.decrement_ttl();

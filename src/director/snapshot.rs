@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
 use foldhash::fast::FixedState;
@@ -10,8 +11,8 @@ use foldhash::fast::FixedState;
 use super::classify::Classifier;
 use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
-    Endpoint, Family, Flow, ForwardMethod, Limits, MarkRule, Protocol, RealServer, ServiceKey,
-    ServiceSpec, Timeouts, Tunables,
+    Endpoint, Family, Flow, ForwardMethod, Limits, MarkRule, Protocol, RealLive, RealServer,
+    ServiceKey, ServiceSpec, Timeouts, Tunables, Tunnel,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -94,7 +95,7 @@ pub struct Snapshot {
     by_key: HashMap<ServiceKey, usize, FixedState>,
     vips: HashMap<IpAddr, (), FixedState>,
     own: HashMap<IpAddr, usize, FixedState>,
-    real_addresses: HashMap<IpAddr, (), FixedState>,
+    reals_at: HashMap<IpAddr, Vec<(ForwardMethod, Arc<RealLive>)>, FixedState>,
     masq_reals: HashMap<(Protocol, Endpoint), (), FixedState>,
     /// Where real servers may speak first: the numbers of service and server.
     starters: HashMap<(Protocol, Endpoint), (usize, usize), FixedState>,
@@ -143,6 +144,10 @@ impl Route {
     }
 }
 
+fn is_link_local(address: &IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// The routes of all ports: of two that match, the one that comes first is taken.
 fn routes_of(ports: &[Port]) -> Vec<Route> {
     let mut routes: Vec<(u8, Route)> = Vec::new();
@@ -184,7 +189,7 @@ impl Snapshot {
         let mut by_key = HashMap::with_hasher(hasher());
         let mut vips = HashMap::with_hasher(hasher());
         let mut own = HashMap::with_hasher(hasher());
-        let mut real_addresses = HashMap::with_hasher(hasher());
+        let mut reals_at: HashMap<_, Vec<_>, _> = HashMap::with_hasher(hasher());
         let mut masq_reals = HashMap::with_hasher(hasher());
         let mut starters = HashMap::with_hasher(hasher());
         let (mut has_ftp, mut has_port_zero) = (false, false);
@@ -192,7 +197,8 @@ impl Snapshot {
         for (index, service) in parts.services.iter().enumerate() {
             by_key.insert(service.spec.key, index);
             for (at, real) in service.reals.iter().enumerate() {
-                real_addresses.insert(real.key.0.address, ());
+                let here = reals_at.entry(real.key.0.address).or_default();
+                here.push((real.method, Arc::clone(&real.live)));
                 let masq = real.method == ForwardMethod::Masq;
                 if let (true, ServiceKey::Address { protocol, virt }) = (masq, service.spec.key) {
                     masq_reals.insert((protocol, real.key.0), ());
@@ -213,6 +219,13 @@ impl Snapshot {
                 own.insert(*address, index);
             }
         }
+        for (address, here) in &reals_at {
+            let local =
+                address.is_loopback() || own.contains_key(address) || vips.contains_key(address);
+            for (_, live) in here {
+                live.local.store(local, Relaxed);
+            }
+        }
         Snapshot {
             routes: routes_of(&parts.ports),
             id: parts.id,
@@ -225,7 +238,7 @@ impl Snapshot {
             by_key,
             vips,
             own,
-            real_addresses,
+            reals_at,
             masq_reals,
             starters,
             marks: Classifier::default(),
@@ -308,7 +321,23 @@ impl Snapshot {
 
     /// Is it the address of a configured real server?
     pub fn is_real(&self, address: &IpAddr) -> bool {
-        self.real_addresses.contains_key(address)
+        self.reals_at.contains_key(address)
+    }
+
+    /// The configured real servers with this address, of every service.
+    pub fn reals_at(&self, address: &IpAddr) -> impl Iterator<Item = &Arc<RealLive>> {
+        let here = self.reals_at.get(address).map_or(&[][..], Vec::as_slice);
+        here.iter().map(|(_, live)| live)
+    }
+
+    /// What packets to the configured real servers with this address that are reached by LVS-TUN are
+    /// wrapped in.
+    pub fn tunnels_to(&self, address: &IpAddr) -> impl Iterator<Item = Tunnel> {
+        let here = self.reals_at.get(address).map_or(&[][..], Vec::as_slice);
+        let tunnelled = here
+            .iter()
+            .filter(|(method, _)| *method == ForwardMethod::Tunnel);
+        tunnelled.map(|(_, live)| live.tunnel())
     }
 
     /// Does a configured real server listen here, under masq, for a service of this protocol?
@@ -353,6 +382,22 @@ impl Snapshot {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         own.chain(vips).find(same_family).unwrap_or(none)
+    }
+
+    /// The address from which we send packets of our own to `target` on `port` by way of `next_hop`: one
+    /// of a network that we share with either, if there is one.
+    pub fn source_towards(&self, port: usize, target: IpAddr, next_hop: IpAddr) -> IpAddr {
+        let addresses = &self.ports[port].addresses;
+        let sharing = |other: IpAddr| {
+            let (family, packed) = (Family::of(other), pack(other));
+            let shares = |(address, len): &&(IpAddr, u8)| {
+                Route::new(port, *address, *len, None).covers(family, packed)
+            };
+            addresses.iter().find(shares).map(|(address, _)| *address)
+        };
+        let near = || sharing(next_hop).filter(|address| !is_link_local(address));
+        let found = sharing(target).or_else(near);
+        found.unwrap_or_else(|| self.source_on(port, target))
     }
 
     /// The port and next hop for `target`: the longest matching prefix of all ports.

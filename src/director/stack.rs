@@ -3,11 +3,11 @@
 
 use std::net::IpAddr;
 
-use super::Passage;
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
+use super::{Passage, resolve};
 use crate::lvs::{Endpoint, Protocol};
 use crate::time::Instant;
 use crate::wire::Packet;
@@ -78,7 +78,7 @@ pub fn hear_arp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict 
 }
 
 /// Is it an address whose stack we are: a VIP or one of our own?
-fn is_ours(own: &Own, address: &IpAddr) -> bool {
+pub(super) fn is_ours(own: &Own, address: &IpAddr) -> bool {
     own.snapshot.is_vip(address) || own.snapshot.own_port(address).is_some()
 }
 
@@ -293,4 +293,28 @@ pub fn complain<P: Probe>(
         });
     }
     Verdict::Drop(reason)
+}
+
+/// Tells the sender of `packet`, which is not the one at hand but quoted in it, of an error, from the
+/// address that it had spoken to. It goes to where that sender is.
+pub(super) fn tell_client(
+    packet: &Packet<'_>,
+    error: IcmpError,
+    now: Instant,
+    own: &mut Own,
+) -> Verdict {
+    let client = packet.source();
+    let route = own.snapshot.route_to(client);
+    let Some((egress, next_hop)) = route.filter(|_| answer::may_complain(packet)) else {
+        return Verdict::Answered;
+    };
+    let (source, ident) = (packet.target(), own.rng.next_u64() as u16);
+    let sent = resolve::send_own(egress, next_hop, now, own, |out| {
+        answer::icmp_error(packet, error, source, ident, out)
+    });
+    if sent {
+        Verdict::Answered
+    } else {
+        Verdict::Drop(DropReason::AnswerLimit)
+    }
 }

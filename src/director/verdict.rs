@@ -73,8 +73,6 @@ drop_reasons! {
     AnswerLimit = "answer-limit",
     /// A fragment: reassembly is not built yet.
     Fragment = "fragment",
-    /// A forwarding method that is not built yet.
-    Method = "method",
     /// For our address, but nobody here wants it.
     Unwanted = "unwanted",
     /// Its sender wants to choose its way.

@@ -26,6 +26,7 @@ pub fn apply(conn: &Conn, direction: Direction, quote: &Quote, packet: &mut Pack
         }
         (_, ForwardMethod::Route) => Outcome::Ready(conn.real().address),
         (_, ForwardMethod::Local) => Outcome::Untouched,
-        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => Outcome::Unsupported,
+        (_, ForwardMethod::Tunnel) => Outcome::Enclosed(conn.real().address),
+        (_, ForwardMethod::Bypass) => Outcome::Ready(packet.target()),
     }
 }

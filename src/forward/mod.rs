@@ -9,6 +9,7 @@ use crate::wire::Packet;
 
 pub mod icmp;
 pub mod nat;
+pub mod tunnel;
 
 /// What became of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub enum Outcome {
     Ready(IpAddr),
     /// It goes on as it is; the kernel routes it.
     Untouched,
-    /// This method is not built yet.
-    Unsupported,
+    /// It goes to this address in an envelope (`tunnel`).
+    Enclosed(IpAddr),
 }
 
 /// Rewrites a packet whose TTL was already seen to, by the connection's method and direction
@@ -30,6 +31,7 @@ pub fn apply(conn: &Conn, direction: Direction, packet: &mut Packet<'_>) -> Outc
         (_, ForwardMethod::Masq) => nat::to_real(conn, packet),
         (_, ForwardMethod::Route) => Outcome::Ready(conn.real().address),
         (_, ForwardMethod::Local) => Outcome::Untouched,
-        (_, ForwardMethod::Tunnel | ForwardMethod::Bypass) => Outcome::Unsupported,
+        (_, ForwardMethod::Tunnel) => Outcome::Enclosed(conn.real().address),
+        (_, ForwardMethod::Bypass) => Outcome::Ready(packet.target()),
     }
 }

@@ -69,3 +69,60 @@ pub enum TunnelChecksum {
     /// Remote checksum offload.
     Remote,
 }
+
+impl Tunnel {
+    /// In one word, for those who read it while somebody edits it.
+    pub const fn pack(self) -> u32 {
+        match self {
+            Tunnel::Ipip => 0,
+            Tunnel::Gue { port, checksum } => 1 << 16 | checksum.pack() | port as u32,
+            Tunnel::Gre { checksum } => 2 << 16 | checksum.pack(),
+        }
+    }
+
+    /// Of such a word.
+    pub const fn unpack(word: u32) -> Tunnel {
+        let checksum = TunnelChecksum::unpack(word);
+        match word >> 16 & 3 {
+            1 => Tunnel::Gue {
+                port: word as u16,
+                checksum,
+            },
+            2 => Tunnel::Gre { checksum },
+            _ => Tunnel::Ipip,
+        }
+    }
+}
+
+impl TunnelChecksum {
+    const fn pack(self) -> u32 {
+        (self as u32) << 18
+    }
+
+    const fn unpack(word: u32) -> TunnelChecksum {
+        match word >> 18 & 3 {
+            1 => TunnelChecksum::Full,
+            2 => TunnelChecksum::Remote,
+            _ => TunnelChecksum::No,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tunnel_survives_packing() {
+        use TunnelChecksum::{Full, No, Remote};
+        for checksum in [No, Full, Remote] {
+            let gue = Tunnel::Gue {
+                port: 0xffff,
+                checksum,
+            };
+            for tunnel in [Tunnel::Ipip, gue, Tunnel::Gre { checksum }] {
+                assert_eq!(Tunnel::unpack(tunnel.pack()), tunnel);
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 pub mod flow;
 pub mod mark;
 pub mod method;
+pub mod path;
 pub mod real;
 pub mod service;
 pub mod sync;
@@ -14,6 +15,7 @@ pub mod tuple;
 pub use flow::{Endpoint, Family, Flow, Protocol, Segment, TcpFlags};
 pub use mark::MarkRule;
 pub use method::{ForwardMethod, Tunnel, TunnelChecksum};
+pub use path::PathMtu;
 pub use real::{RealKey, RealLive, RealServer, Stats, Thresholds, Weight};
 pub use service::{Netmask, Persistence, ServiceFlags, ServiceKey, ServiceSpec};
 pub use sync::{Link, SyncDaemon, SyncRole, SyncRow};

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::R
 use serde::{Deserialize, Serialize};
 
 use super::flow::Endpoint;
-use super::method::ForwardMethod;
+use super::method::{ForwardMethod, Tunnel};
+use super::path::PathMtu;
 
 /// A real server's share of new connections, 0..=2147483647; 0 is quiesced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -112,6 +113,12 @@ pub struct RealLive {
     pub lower: AtomicU32,
     /// See `upper`.
     pub weight: AtomicI32,
+    /// What LVS-TUN wraps packets in, packed; see `RealLive::tunnel`.
+    pub tunnel: AtomicU32,
+    /// Its address is one of the director's own.
+    pub local: AtomicBool,
+    /// How long a packet may be on the way there.
+    pub path: PathMtu,
     /// Packets and bytes, one line per worker, added up when somebody asks.
     pub stats: Vec<Stats>,
 }
@@ -130,6 +137,9 @@ impl RealLive {
             upper: AtomicU32::new(0),
             lower: AtomicU32::new(0),
             weight: AtomicI32::new(0),
+            tunnel: AtomicU32::new(Tunnel::Ipip.pack()),
+            local: AtomicBool::new(false),
+            path: PathMtu::default(),
             stats: Stats::lines(workers),
         }
     }
@@ -137,6 +147,16 @@ impl RealLive {
     /// The server's address.
     pub fn address(&self) -> IpAddr {
         self.endpoint.address
+    }
+
+    /// What LVS-TUN wraps packets to it in, as the operator said last.
+    pub fn tunnel(&self) -> Tunnel {
+        Tunnel::unpack(self.tunnel.load(Relaxed))
+    }
+
+    /// Is its address one of the director's own?
+    pub fn is_local(&self) -> bool {
+        self.local.load(Relaxed)
     }
 
     /// The thresholds in force.

@@ -22,12 +22,24 @@ pub enum IcmpError {
     TimeExceeded,
     /// Nobody listens: 3/3, ICMPv6 1/4.
     PortUnreachable,
+    /// There is no way to the host: 3/1, ICMPv6 1/3.
+    HostUnreachable,
     /// Nobody speaks this protocol: 3/2, ICMPv6 4/1.
     ProtocolUnreachable,
     /// Too long for the next link of this MTU: 3/4, ICMPv6 2/0.
     TooLong(u16),
     /// The byte at this offset of the header makes no sense: 12/0, ICMPv6 4/0.
     BadHeader(u8),
+    /// What somebody else has said, of the packet's own family: type, code and the four bytes behind
+    /// the checksum.
+    Relayed {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// The rest of the header.
+        rest: u32,
+    },
 }
 
 impl IcmpError {
@@ -36,6 +48,8 @@ impl IcmpError {
         match (self, kind) {
             (IcmpError::TimeExceeded, Kind::V6) => (3, 0, 0),
             (IcmpError::TimeExceeded, _) => (11, 0, 0),
+            (IcmpError::HostUnreachable, Kind::V6) => (1, 3, 0),
+            (IcmpError::HostUnreachable, _) => (3, 1, 0),
             (IcmpError::PortUnreachable, Kind::V6) => (1, 4, 0),
             (IcmpError::PortUnreachable, _) => (3, 3, 0),
             // The pointer names the next-header field of the IPv6 header.
@@ -43,6 +57,7 @@ impl IcmpError {
             (IcmpError::ProtocolUnreachable, _) => (3, 2, 0),
             (IcmpError::TooLong(mtu), Kind::V6) => (2, 0, u32::from(mtu)),
             (IcmpError::TooLong(mtu), _) => (3, 4, u32::from(mtu)),
+            (IcmpError::Relayed { kind, code, rest }, _) => (kind, code, rest),
             (IcmpError::BadHeader(at), Kind::V6) => (4, 0, u32::from(at)),
             (IcmpError::BadHeader(at), _) => (12, 0, u32::from(at) << 24),
         }
@@ -193,7 +208,7 @@ impl Header {
     /// Appends the Ethernet header (back to who sent `packet`) and the IP header; returns the offset
     /// of the transport header.
     fn begin(&self, packet: &Packet<'_>, protocol: u8, len: usize, out: &mut Vec<u8>) -> usize {
-        let l3 = packet.l3();
+        let l3 = usize::from(packet.layout.l3);
         if l3 != 0 {
             let frame = packet.frame();
             out.extend_from_slice(&frame[6..12]);

@@ -29,7 +29,7 @@ const REPLY: u16 = 2;
 impl Arp {
     /// Reads a packet of kind `Kind::Arp`; `None` for an operation that is neither question nor answer.
     pub fn read(packet: &Packet<'_>) -> Option<Arp> {
-        let body = &packet.frame()[packet.l3()..packet.layout.end as usize];
+        let body = packet.ip();
         let mac = |at: usize| Mac(body[at..at + 6].try_into().expect("six bytes"));
         let address = |at: usize| {
             let bytes: [u8; 4] = body[at..at + 4].try_into().expect("four bytes");

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::Mac;
 use super::checksum::{self, Delta, Sum};
+use super::offload::Offload;
 use super::packet::{Fragment, Kind, Packet, number};
 
 /// Which end of the packet is rewritten.
@@ -18,8 +19,9 @@ impl Packet<'_> {
     /// Sets the Ethernet header's addresses; nothing to do where there is none.
     pub fn set_macs(&mut self, target: Mac, source: Mac) {
         if self.layout.l3 != 0 {
-            self.bytes[..6].copy_from_slice(&target.0);
-            self.bytes[6..12].copy_from_slice(&source.0);
+            let header = &mut self.bytes[self.start..self.start + 12];
+            header[..6].copy_from_slice(&target.0);
+            header[6..].copy_from_slice(&source.0);
         }
     }
 
@@ -107,7 +109,7 @@ impl Packet<'_> {
     /// Every byte of an SCTP packet is under its checksum, so a changed port costs all of it.
     fn refresh_sctp_sum(&mut self) {
         if self.layout.fragment == Fragment::Whole {
-            let (l4, end) = (self.l4(), self.layout.end as usize);
+            let (l4, end) = (self.l4(), self.end());
             let sum = checksum::sctp(&self.bytes[l4..end]);
             self.bytes[l4 + 8..l4 + 12].copy_from_slice(&sum.to_le_bytes());
         }
@@ -147,6 +149,30 @@ impl Packet<'_> {
         );
         let sum = Sum::of(body).minus(field).plus(pseudo).checksum();
         Some(if sum == 0 { 0xffff } else { sum })
+    }
+
+    /// Writes the transport checksum that was left to a device, so that nothing is left to it. (A
+    /// super-frame has one for each of its segments, and is none of this.)
+    pub fn finish_sum(&mut self) {
+        if !self.offload.is_partial() || self.offload.is_gso() {
+            return;
+        }
+        if self.layout.protocol == number::SCTP {
+            self.refresh_sctp_sum();
+            self.offload = Offload::default();
+            return;
+        }
+        let from = self.start + self.offload.csum_start();
+        let (field, end) = (from + self.offload.csum_offset(), self.end());
+        if field + 2 <= end {
+            // Zero would say "no checksum" in UDP; its twin means the same to TCP.
+            let sum = match Sum::of(&self.bytes[from..end]).checksum() {
+                0 => 0xffff,
+                sum => sum,
+            };
+            self.put_word(field, sum);
+        }
+        self.offload = Offload::default();
     }
 
     /// Is the TCP or UDP checksum right? A partial one is, by its nature; so is a UDP checksum of 0.

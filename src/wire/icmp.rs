@@ -75,10 +75,33 @@ impl Packet<'_> {
         self.bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
+    /// Type and code of an ICMP message, and the four bytes behind its checksum.
+    pub fn icmp_words(&self) -> (u8, u8, u32) {
+        let (kind, code) = self.icmp_type_code();
+        let rest = &self.transport()[4..QUOTE_AT];
+        (
+            kind,
+            code,
+            u32::from_be_bytes(rest.try_into().expect("four bytes")),
+        )
+    }
+
+    /// The bytes that an ICMP error quotes, which may be none.
+    pub fn quoted(&self) -> &[u8] {
+        self.transport().get(QUOTE_AT..).unwrap_or_default()
+    }
+
     /// What an ICMP error is about.
     pub fn quote(&self) -> Option<Quote> {
         let bytes = self.transport().get(QUOTE_AT..)?;
         let layout = Layout::parse_quoted(bytes).ok()?;
+        Some(Quote::read(bytes, layout))
+    }
+}
+
+impl Quote {
+    /// Reads a quoted packet, whose layout is counted from its first byte.
+    pub fn read(bytes: &[u8], layout: Layout) -> Quote {
         let port = |at: usize| {
             let at = usize::from(layout.l4) + at;
             if layout.transport {
@@ -96,15 +119,22 @@ impl Packet<'_> {
                 octets.into()
             }
         };
-        Some(Quote {
+        Quote {
             layout,
             source: address(12, 8),
             target: address(16, 24),
             source_port: port(0),
             target_port: port(2),
-        })
+        }
     }
 
+    /// Does it name both ports, so that it can belong to a connection?
+    pub fn has_ports(&self) -> bool {
+        self.layout.transport && self.layout.fragment != Fragment::Later
+    }
+}
+
+impl Packet<'_> {
     /// Rewrites the source of the quoted packet, its IP header sum and the message's sum. The quoted
     /// transport checksum stays as it is (`ip_vs_nat_icmp`).
     pub fn set_quoted_source(&mut self, quote: &Quote, address: IpAddr, port: u16) {
@@ -178,11 +208,4 @@ pub struct Quote {
     pub source_port: u16,
     /// Its target port; 0 where it is cut off.
     pub target_port: u16,
-}
-
-impl Quote {
-    /// Does it name both ports, so that it can belong to a connection?
-    pub fn has_ports(&self) -> bool {
-        self.layout.transport && self.layout.fragment != Fragment::Later
-    }
 }

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod arp;
 pub mod checksum;
 pub mod edit;
+pub mod encap;
 pub mod icmp;
 pub mod memory;
 pub mod nic;

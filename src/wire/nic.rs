@@ -39,6 +39,24 @@ impl Frame<'_> {
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.meta.start as usize..self.meta.end as usize]
     }
+
+    /// From now on it lies here in its buffer.
+    pub fn moved(&mut self, place: Place) {
+        debug_assert!(place.start <= place.end && place.end as usize <= self.buffer.len());
+        (self.meta.start, self.meta.end) = (place.start, place.end);
+        self.meta.offload = place.offload;
+    }
+}
+
+/// Where a frame lies that grew at its front.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// See `FrameMeta::start`.
+    pub start: u32,
+    /// See `FrameMeta::end`.
+    pub end: u32,
+    /// See `FrameMeta::offload`.
+    pub offload: Offload,
 }
 
 /// A frame about to be sent.

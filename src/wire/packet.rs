@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Mac;
 use super::checksum::Sum;
-use super::nic::Frame;
+use super::nic::{Frame, Place};
 use super::offload::Offload;
 
 /// Length of an Ethernet header without tags.
@@ -18,9 +18,12 @@ const EXTENSION_HEADERS_MAX: usize = 8;
 pub mod number {
     #![allow(missing_docs)]
     pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const IPV6: u8 = 41;
     pub const FRAGMENT: u8 = 44;
+    pub const GRE: u8 = 47;
     pub const AH: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
@@ -357,11 +360,14 @@ fn parse_arp(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
     })
 }
 
-/// A parsed frame: its bytes from the Ethernet header on, its layout and its offload.
+/// A parsed frame: its bytes with the room before them, its layout and its offload.
 #[derive(Debug)]
 pub struct Packet<'a> {
-    /// The frame's bytes; every offset of `layout` lies inside them.
+    /// The buffer up to the frame's last byte; every offset of `layout`, counted from `start`, lies
+    /// inside it.
     pub(super) bytes: &'a mut [u8],
+    /// Where the frame begins. Before it is room to grow.
+    pub(super) start: usize,
     /// Where things are.
     pub layout: Layout,
     /// What the device must still do.
@@ -371,13 +377,13 @@ pub struct Packet<'a> {
 impl<'a> Packet<'a> {
     /// Joins a frame and the layout that was read from it.
     pub fn new(frame: &'a mut Frame<'_>, layout: Layout) -> Packet<'a> {
-        let offload = frame.meta.offload;
-        let bytes = frame.bytes_mut();
-        debug_assert!(layout.end as usize <= bytes.len());
+        let (start, end) = (frame.meta.start as usize, frame.meta.end as usize);
+        debug_assert!(start + layout.end as usize <= end);
         Packet {
-            bytes,
+            bytes: &mut frame.buffer[..end],
+            start,
             layout,
-            offload,
+            offload: frame.meta.offload,
         }
     }
 
@@ -386,37 +392,59 @@ impl<'a> Packet<'a> {
         debug_assert!(layout.end as usize <= bytes.len());
         Packet {
             bytes,
+            start: 0,
             layout,
             offload,
         }
     }
 
-    pub(super) fn l3(&self) -> usize {
-        usize::from(self.layout.l3)
+    /// Where the frame lies in its buffer now, and what is left for a device to do; see `Frame::moved`.
+    pub fn place(&self) -> Place {
+        Place {
+            start: self.start as u32,
+            end: self.end() as u32,
+            offload: self.offload,
+        }
     }
 
+    /// Where the frame begins in its buffer.
+    pub fn start(&self) -> u32 {
+        self.start as u32
+    }
+
+    /// Where the network header lies in `bytes`.
+    pub(super) fn l3(&self) -> usize {
+        self.start + usize::from(self.layout.l3)
+    }
+
+    /// Where the transport header lies in `bytes`.
     pub(super) fn l4(&self) -> usize {
-        usize::from(self.layout.l4)
+        self.start + usize::from(self.layout.l4)
+    }
+
+    /// Where the packet ends in `bytes`.
+    pub(super) fn end(&self) -> usize {
+        self.start + self.layout.end as usize
     }
 
     /// The frame's bytes, Ethernet padding included.
     pub fn frame(&self) -> &[u8] {
-        self.bytes
+        &self.bytes[self.start..]
     }
 
     /// The IP packet: network header to last byte, without padding.
     pub fn ip(&self) -> &[u8] {
-        &self.bytes[self.l3()..self.layout.end as usize]
+        &self.bytes[self.l3()..self.end()]
     }
 
     /// The transport header and what follows.
     pub fn transport(&self) -> &[u8] {
-        &self.bytes[self.l4()..self.layout.end as usize]
+        &self.bytes[self.l4()..self.end()]
     }
 
     /// Length of the IP packet in bytes; what counters count.
     pub fn ip_len(&self) -> usize {
-        self.layout.end as usize - self.l3()
+        self.layout.end as usize - usize::from(self.layout.l3)
     }
 
     /// The IP packet's length on the wire: of one segment for a super-frame.
@@ -444,6 +472,7 @@ impl<'a> Packet<'a> {
     fn mac_at(&self, at: usize) -> Mac {
         let mut mac = Mac::default();
         if self.layout.l3 != 0 {
+            let at = self.start + at;
             mac.0.copy_from_slice(&self.bytes[at..at + 6]);
         }
         mac
@@ -492,6 +521,11 @@ impl<'a> Packet<'a> {
     pub fn tcp_flags(&self) -> u8 {
         let whole = self.layout.transport && self.layout.protocol == number::TCP;
         if whole { self.bytes[self.l4() + 13] } else { 0 }
+    }
+
+    /// Is it an IPv4 packet?
+    pub fn is_v4(&self) -> bool {
+        self.layout.kind == Kind::V4
     }
 
     /// TTL or hop limit.

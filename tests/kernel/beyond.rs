@@ -8,7 +8,6 @@ use serde_json::Value;
 use ulvs::config::Command;
 use ulvs::config::ipvsadm::{self, Call};
 use ulvs::config::words::NumbersOnly;
-use ulvs::lvs::ForwardMethod;
 
 use super::case::{Case, Step};
 use super::net::Net;
@@ -16,14 +15,9 @@ use super::packet::Seen;
 
 /// Sysctls that change what happens to packets, and that the director does not obey: name, the value
 /// at which they do nothing, and what they would do.
-const SYSCTLS: [(&str, &str, &str); 4] = [
+const SYSCTLS: [(&str, &str, &str); 3] = [
     ("cache_bypass", "0", "bypass of the cache (cache_bypass)"),
     ("conntrack", "0", "connection tracking (conntrack)"),
-    (
-        "pmtu_disc",
-        "1",
-        "path MTU discovery switched off (pmtu_disc)",
-    ),
     (
         "snat_reroute",
         "",
@@ -31,25 +25,9 @@ const SYSCTLS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Carrying packets to servers with `-i`.
-const TUNNEL: &str = "forwarding by tunnel (-i)";
-
 /// What the first `steps` steps of a case ask for that is not there yet, and that excuses the last of
-/// them: who is chosen does not depend on how packets are carried to him afterwards.
+/// them.
 pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
-    let mut found = features(case, net, steps);
-    let last = steps.checked_sub(1).and_then(|at| case.steps.get(at));
-    let kind = last.and_then(|step| step["do"].as_str());
-    if matches!(
-        kind,
-        Some("new" | "establish" | "close" | "reset" | "counts" | "proc")
-    ) {
-        found.remove(TUNNEL);
-    }
-    found
-}
-
-fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     for value in case.steps.iter().take(steps) {
         match Step::read(value) {
@@ -79,9 +57,6 @@ fn features(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static st
 fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
     match call {
         Call::Change(Command::AddReal { real, .. } | Command::EditReal { real, .. }) => {
-            if real.method == ForwardMethod::Tunnel {
-                found.insert(TUNNEL);
-            }
             let address = real.key.0.address;
             let own = net.is_some_and(|net| net.is_own(address)) || address.is_loopback();
             if own {

@@ -68,17 +68,13 @@ impl Clients<'_> {
             return Err(differs(expected, format!("{got}; {}", self.load())));
         }
         match conn {
-            Some(conn) => self.arrives(conn.method(), conn.real(), &sent),
+            Some(conn) => self.arrives(conn.real(), &sent),
             None => Ok(()),
         }
     }
 
     /// The packet left towards the chosen server: the last byte of the MAC address is its number.
-    fn arrives(&self, method: ForwardMethod, real: Endpoint, sent: &[Sent]) -> Result<(), Trouble> {
-        // Tunnels are not built yet: there the entry alone says who was chosen.
-        if method == ForwardMethod::Tunnel && sent.is_empty() {
-            return Ok(());
-        }
+    fn arrives(&self, real: Endpoint, sent: &[Sent]) -> Result<(), Trouble> {
         let number = self.house.net.server_number(real.address);
         let macs = sent
             .iter()

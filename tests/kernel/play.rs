@@ -4,12 +4,12 @@ use serde_json::Value;
 use ulvs::config::{Command, Refusal, Reply};
 use ulvs::time::Duration;
 
-use super::case::{Case, FrameOut, Side, Step, Stimulus};
+use super::case::{Case, Side, Step, Stimulus};
 use super::clients::Clients;
 use super::house::{House, Sent};
 use super::judge::{self, Trouble, differs};
 use super::net::{Net, server_mac};
-use super::packet::{self, Seen};
+use super::packet;
 use super::shell::Effect;
 use super::{sequence, texts, words};
 
@@ -102,7 +102,7 @@ fn packet(house: &mut House, stimulus: &Stimulus) -> Result<(), Trouble> {
     let sent = house.inject(stimulus.side, &stimulus.frame);
     house.last = Some((stimulus.side, stimulus.frame.clone()));
     let stale = stimulus.out.is_empty() && took_stale_route(house, &sent);
-    if !stale && !only_chosen(stimulus, &sent) {
+    if !stale {
         judge::frames(&stimulus.out, &sent, stimulus.unstable)?;
     }
     let mut lingering = match &stimulus.conns {
@@ -117,19 +117,6 @@ fn packet(house: &mut House, stimulus: &Stimulus) -> Result<(), Trouble> {
         None => Ok(()),
     }
 }
-
-/// Packets are not carried through tunnels yet: where the entries after a packet are recorded, they
-/// say who was chosen.
-fn only_chosen(stimulus: &Stimulus, sent: &[Sent]) -> bool {
-    let tunnelled = |out: &FrameOut| {
-        let seen = Seen::of(&out.frame);
-        seen.is_some_and(|seen| TUNNELS.contains(&seen.protocol.0))
-    };
-    stimulus.entry.is_some() && sent.is_empty() && stimulus.out.iter().all(tunnelled)
-}
-
-/// IP in IP: of IPv4, of IPv6, and with a GRE header between.
-const TUNNELS: [u8; 3] = [4, 41, 47];
 
 /// A deliberate difference (docs/differences.md): the kernel remembers the route to a server that it
 /// found for LVS-NAT, and still takes it when the server was edited to LVS-DR; there it leads nowhere.

@@ -1,0 +1,204 @@
+//! LVS-TUN: packets leave in an envelope to their real server, and what routers say of the envelopes is
+//! told to the clients (`ip_vs_tunnel_xmit`, the tunnels' part of `ip_vs_in_icmp`).
+
+use std::net::IpAddr;
+
+use super::lane::Own;
+use super::probe::{Probe, Step};
+use super::verdict::{DropReason, Verdict};
+use super::{Director, Passage, serve, stack};
+use crate::conn::{Conn, Direction};
+use crate::forward::tunnel::{self, Ends};
+use crate::lvs::{Endpoint, Flow, Protocol, Tunnel, Tuple};
+use crate::wire::answer::IcmpError;
+use crate::wire::encap::{self, Contents, Envelope};
+use crate::wire::icmp::Quote;
+use crate::wire::packet::{Kind, Layout};
+use crate::wire::{Offload, Packet};
+
+/// A link that carries less than this of a packet carries none (RFC 791, RFC 8200 section 5).
+const V4_MTU_MIN: u32 = 68;
+const V6_MTU_MIN: u32 = 1280;
+
+/// Sends a packet of a client to its real server in an envelope.
+pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    let target = conn.real().address;
+    let tunnel = conn.server().map_or(Tunnel::Ipip, |server| server.tunnel());
+    let Some((egress, next_hop)) = own.snapshot.route_to(target) else {
+        return serve::no_route(Direction::In, p, own);
+    };
+    let source = own.snapshot.source_towards(egress, target, next_hop);
+    if source.is_unspecified() {
+        return serve::no_route(Direction::In, p, own);
+    }
+    let link = own.snapshot.ports[egress].mtu;
+    let path = conn
+        .server()
+        .map_or(link, |server| server.path.walk(link, p.now));
+    let mtu = path.saturating_sub(tunnel::overhead(target, tunnel));
+    let least = if target.is_ipv4() {
+        V4_MTU_MIN
+    } else {
+        V6_MTU_MIN
+    };
+    if mtu < least {
+        return Verdict::Drop(DropReason::TooLong);
+    }
+    if let Some(verdict) = serve::travel(Direction::In, mtu, p, own) {
+        return verdict;
+    }
+    let ends = Ends {
+        source,
+        target,
+        ident: own.next_ident(),
+        hash: conn.client_hash(0),
+        keep_whole: own.snapshot.tunables.pmtu_disc != 0,
+    };
+    let outer = tunnel::outer(&p.packet, tunnel, ends);
+    if !p.packet.wrap(&outer) {
+        return Verdict::Drop(DropReason::TooLong);
+    }
+    if P::ON {
+        let (name, len) = (tunnel_name(tunnel), outer.len());
+        let text = format!("Tunnel: in {name} from {source} to {target}, {len} bytes more");
+        p.probe.step(Step::Said(text));
+    }
+    serve::send_on(egress, next_hop, path, p, own)
+}
+
+fn tunnel_name(tunnel: Tunnel) -> &'static str {
+    match tunnel {
+        Tunnel::Ipip => "IP",
+        Tunnel::Gue { .. } => "GUE",
+        Tunnel::Gre { .. } => "GRE",
+    }
+}
+
+/// The packet of a client that an ICMP error quotes inside one of our envelopes.
+struct Enclosed {
+    /// Where it begins in the ICMP message.
+    at: usize,
+    /// The real server that the envelope was for.
+    real: IpAddr,
+    /// What stands in the envelope between the IP header and the packet, in bytes.
+    between: u32,
+    layout: Layout,
+    tuple: Tuple,
+}
+
+impl Director {
+    /// An ICMP error about one of our envelopes: the client is told, from the VIP, as far as it is
+    /// its business. `None` if it is about anything else. IPv4 only, as in the kernel.
+    pub(super) fn relate_envelope<P: Probe>(
+        &self,
+        quote: &Quote,
+        p: &mut Passage<'_, '_, P>,
+        own: &mut Own,
+    ) -> Option<Verdict> {
+        if !p.packet.is_v4() || !stack::is_ours(own, &p.packet.target()) {
+            return None;
+        }
+        let enclosed = enclosed(quote, p, own)?;
+        let conn = self.table().find_in(&enclosed.tuple);
+        let conn = conn.filter(|conn| !conn.is_gone())?;
+        if !p.packet.icmp_sum_holds() {
+            return Some(Verdict::Drop(DropReason::IcmpChecksum));
+        }
+        p.say(|| "about one of our envelopes".to_string());
+        Some(complain_about(&conn, &enclosed, p, own))
+    }
+}
+
+/// Finds the packet in the envelope, if it is one that we could have sent to a real server.
+fn enclosed<P: Probe>(quote: &Quote, p: &Passage<'_, '_, P>, own: &Own) -> Option<Enclosed> {
+    let message = p.packet.quoted();
+    let found = encap::contents(message, &quote.layout)?;
+    let known = own.snapshot.tunnels_to(&quote.target);
+    if found.kind != Kind::V4 || !known.into_iter().any(|tunnel| is_of(tunnel, &found)) {
+        return None;
+    }
+    let inner = message.get(found.at..)?;
+    let layout = Layout::parse_quoted(inner).ok()?;
+    let protocol = Protocol(layout.protocol);
+    if !protocol.is_balanced() || !layout.transport {
+        return None;
+    }
+    let inner = Quote::read(inner, layout);
+    let flow = Flow {
+        protocol,
+        source: Endpoint::new(inner.source, inner.source_port),
+        target: Endpoint::new(inner.target, inner.target_port),
+    };
+    Some(Enclosed {
+        at: found.at,
+        real: quote.target,
+        between: (found.at - usize::from(quote.layout.l4)) as u32,
+        layout,
+        tuple: flow.into(),
+    })
+}
+
+/// Could this tunnel have made the envelope? Whether there is a checksum says nothing.
+fn is_of(tunnel: Tunnel, found: &Contents) -> bool {
+    match (tunnel, found.envelope) {
+        (Tunnel::Ipip, Envelope::Ipip) | (Tunnel::Gre { .. }, Envelope::Gre { .. }) => true,
+        (Tunnel::Gue { port, .. }, Envelope::Gue { port: found, .. }) => port == found,
+        _ => false,
+    }
+}
+
+/// Tells the client what a router or the real server said. Too long an envelope is a matter of the way:
+/// its length is learned, and told less the envelope, if the client asked not to be cut.
+fn complain_about<P: Probe>(
+    conn: &Conn,
+    enclosed: &Enclosed,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let (kind, code, rest) = p.packet.icmp_words();
+    let error = match (kind, code) {
+        (3, 4) => {
+            let mtu = learn(conn, enclosed, rest & 0xffff, p, own);
+            let inner = &p.packet.quoted()[enclosed.at..];
+            if inner[6] & 0x40 == 0 {
+                return Verdict::Answered;
+            }
+            IcmpError::Relayed {
+                kind,
+                code,
+                rest: mtu,
+            }
+        }
+        _ => IcmpError::Relayed { kind, code, rest },
+    };
+    let mut inner = p.packet.quoted()[enclosed.at..].to_vec();
+    serve::count(conn, Direction::Out, inner.len(), own.worker);
+    let inner = Packet::over(&mut inner, enclosed.layout, Offload::default());
+    stack::tell_client(&inner, error, p.now, own)
+}
+
+/// Learns the longest packet on the way to a real server; returns what is left of it for the client's.
+fn learn<P: Probe>(
+    conn: &Conn,
+    enclosed: &Enclosed,
+    told: u32,
+    p: &Passage<'_, '_, P>,
+    own: &Own,
+) -> u32 {
+    let route = own.snapshot.route_to(enclosed.real);
+    let link = route.map_or(u32::from(u16::MAX), |(egress, _)| {
+        own.snapshot.ports[egress].mtu
+    });
+    for live in own.snapshot.reals_at(&enclosed.real) {
+        live.path.learn(told, link, p.now);
+    }
+    let mtu = conn
+        .server()
+        .map_or(told, |server| server.path.tell(told, link, p.now));
+    let envelope = 20 + enclosed.between;
+    if mtu > V4_MTU_MIN + envelope {
+        mtu - envelope
+    } else {
+        mtu
+    }
+}
