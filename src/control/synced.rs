@@ -24,16 +24,16 @@ impl Synced {
     /// Starts one (`ip_vs_genl_new_daemon`).
     ///
     /// # Errors
-    /// It runs already; there is no such interface; a master can send nothing by it; a backup can join
+    /// There is no such interface; it runs already; a master can send nothing by it; a backup can join
     /// no group of this family there.
     pub fn start(&mut self, daemon: &SyncDaemon) -> Result<(), Refusal> {
+        let name = daemon.interface();
+        let link = self.links.iter().find(|link| link.name == name);
+        let link = link.ok_or(Refusal::NoSuchDevice)?;
         let running = &mut self.running[daemon.role as usize];
         if running.is_some() {
             return Err(Refusal::SyncRunning);
         }
-        let name = daemon.interface();
-        let link = self.links.iter().find(|link| link.name == name);
-        let link = link.ok_or(Refusal::NoSuchDevice)?;
         let v6 = daemon.group.is_some_and(|group| group.is_ipv6());
         let without_family = v6 && link.mtu < V6_MTU_MIN;
         match daemon.role {
