@@ -95,6 +95,8 @@ impl<'a> Shape<'a> {
             Command::SetTimeouts(timeouts) => timeouts_in_range(timeouts),
             Command::SetTunable { name, value } => tunables::set(&mut self.tunables, name, value),
             Command::SetMarks(rules) => marks(rules),
+            // Its messages have one family for the client and the server.
+            Command::StartSync(_) if self.has_mixed() => Err(Refusal::Invalid),
             Command::StartSync(daemon) => self.synced.start(daemon),
             Command::StopSync(role) => self.synced.stop(*role),
             Command::Flush | Command::Zero(None) => Ok(()),
@@ -127,6 +129,9 @@ impl<'a> Shape<'a> {
         if spec.method == ForwardMethod::Bypass || (mixed && spec.method != ForwardMethod::Tunnel) {
             return Err(Refusal::Invalid);
         }
+        if mixed && self.synced.is_running() {
+            return Err(Refusal::Invalid);
+        }
         if spec.weight.0 < 0 || spec.thresholds.lower > spec.thresholds.upper {
             return Err(Refusal::OutOfRange);
         }
@@ -148,6 +153,24 @@ impl<'a> Shape<'a> {
             Some(touched) => touched.as_ref().is_some_and(|reals| reals.contains(&real)),
             None => !self.flushed && self.services.get(key).is_some_and(|s| s.has_real(real)),
         }
+    }
+
+    /// Is there a real server of another family than its service (`mixed_address_family_dests`)?
+    fn has_mixed(&self) -> bool {
+        let is_mixed =
+            |key: &ServiceKey, real: &RealKey| Family::of(real.0.address) != key.family();
+        let mut touched = self.touched.iter();
+        let mut others = self.services.iter().filter(|(key, _)| {
+            let touched = self.flushed || self.touched.contains_key(key);
+            !touched
+        });
+        touched.any(|(key, reals)| {
+            let mut reals = reals.iter().flatten();
+            reals.any(|real| is_mixed(key, real))
+        }) || others.any(|(key, service)| {
+            let mut reals = service.reals.iter();
+            reals.any(|real| is_mixed(key, &real.key))
+        })
     }
 
     fn reals_of(&self, key: &ServiceKey) -> usize {

@@ -56,6 +56,11 @@ impl Synced {
         stopped.map(|_| ()).ok_or(Refusal::SyncNotRunning)
     }
 
+    /// Does any run?
+    pub fn is_running(&self) -> bool {
+        self.running.iter().any(Option::is_some)
+    }
+
     /// Those that run, the master first.
     pub fn listing(&self) -> Vec<SyncRow> {
         self.running.iter().flatten().cloned().collect()
