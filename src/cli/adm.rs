@@ -7,7 +7,7 @@ use std::io::Read;
 use crate::cli::client::{self, Client};
 use crate::cli::names::SystemNames;
 use crate::cli::{help, list};
-use crate::config::ipvsadm::{Call, Complaint, Fault, List, What, parse};
+use crate::config::ipvsadm::{Call, Complaint, Fault, List, What, parse, parse_strictly};
 use crate::config::words::Resolver;
 use crate::config::{Command, Listing, Query, Refusal, Reply, Request};
 
@@ -179,7 +179,7 @@ type Status = Result<u8, Ended>;
 
 impl Session<'_> {
     fn call(&mut self, words: &[&str], stdin: &str) -> Status {
-        let call = match parse(words, self.names) {
+        let call = match self.parse(words) {
             Ok(Call::Restore) if self.restoring => return self.complain(&NESTED),
             Ok(call) => call,
             Err(complaint) => return self.complain(&complaint),
@@ -198,6 +198,14 @@ impl Session<'_> {
                 Err(Ended(OK))
             }
         }
+    }
+
+    /// Our additions are for those who call ulvs by its name, and for what it has saved.
+    fn parse(&self, words: &[&str]) -> Result<Call, Complaint> {
+        if self.program.starts_with("ulvs") || self.restoring {
+            return parse(words, self.names);
+        }
+        parse_strictly(words, self.names)
     }
 
     /// A restore goes on behind a word that popt does not know, and ends at every other complaint.
@@ -223,6 +231,7 @@ impl Session<'_> {
         let query = match list.what {
             What::Services(key) => Query::Services(key),
             What::Connections => Query::Connections,
+            What::Masqueraded => Query::Masqueraded,
             What::Timeouts => Query::Timeouts,
             What::Daemons => Query::SyncDaemons,
         };
@@ -231,6 +240,9 @@ impl Session<'_> {
                 table_size,
                 services,
             } => list::services(table_size, &services, list, self.names),
+            Listing::Connections(rows) if list.what == What::Masqueraded => {
+                list::masqueraded(&rows, list, self.names)
+            }
             Listing::Connections(rows) => list::connections(&rows, list, self.names),
             Listing::Timeouts(timeouts) => list::timeouts(&timeouts),
             Listing::SyncDaemons(rows) => list::sync_daemons(&rows),

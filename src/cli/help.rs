@@ -12,12 +12,13 @@ Services:
   -D SERVICE                    delete it with its real servers
   -C                            delete all
 Real servers:
-  -a|-e SERVICE -r SERVER [-g|-i|-m] [-w WEIGHT] [-x UPPER] [-y LOWER] [TUNNEL]
+  -a|-e SERVICE -r SERVER [-g|-i|-m|-F] [-w WEIGHT] [-x UPPER] [-y LOWER] [TUNNEL]
                                 add or change a real server
   -d SERVICE -r SERVER          delete it
 Looking:
   -L [SERVICE] [-n] [COLUMNS]   list services and real servers (also without any word)
   -L -c [-n]                    list connections
+  -L --masqueraded [-n]         list connections of masqueraded hosts (not in ipvsadm)
   -L --timeout | --daemon       show timeouts, sync daemons
   -Z [SERVICE]                  zero the counters
 Keeping:
@@ -43,6 +44,7 @@ SERVICE is one of
   -g, --gatewaying              direct routing (the default)
   -i, --ipip                    tunnelling
   -m, --masquerading            network address translation
+  -F, --fullnat                 translation of both ends, from [fullnat] (not in ipvsadm)
   -w, --weight N                share of new connections (1); 0 gives no new ones
   -x, --u-threshold N           at this many connections the server gets no more (0: no limit)
   -y, --l-threshold N           below this many it gets connections again

@@ -63,9 +63,10 @@ pub fn connections(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> Strin
             (Some(engine), Columns::Persistent) => Some(engine),
             _ => None,
         };
-        let real = match engine {
-            Some((engine, data)) => format!("{:<16} {engine:<18} {data}", name(row.real)),
-            None => name(row.real),
+        let real = match (engine, row.local) {
+            (Some((engine, data)), _) => format!("{:<16} {engine:<18} {data}", name(row.real)),
+            (None, Some(local)) => format!("{:<18} from {}", name(row.real), name(local)),
+            (None, None) => name(row.real),
         };
         text += &format!(
             "{:<3} {:02}:{:02}  {:<11} {:<18} {:<18} {real}\n",
@@ -75,6 +76,29 @@ pub fn connections(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> Strin
             row.state,
             name(row.client),
             name(row.virt),
+        );
+    }
+    text
+}
+
+/// `ulvs adm -L --masqueraded`: the host, its public end, the far end. An identifier of echoes stands
+/// where others have a port.
+pub fn masqueraded(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> String {
+    let names = if list.numeric { &NumbersOnly } else { names };
+    let mut text = "Masqueraded connections\n\
+                    pro    expire state       host                  public                target\n"
+        .to_string();
+    for row in rows {
+        let name = |end: Endpoint| endpoint_text(end.address, end.port, row.protocol, names);
+        text += &format!(
+            "{:<6} {:02}:{:02}  {:<11} {:<21} {:<21} {}\n",
+            row.protocol.to_string(),
+            row.expires_s / 60,
+            row.expires_s % 60,
+            row.state,
+            name(row.real),
+            name(row.virt),
+            name(row.client),
         );
     }
     text

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lvs::{
-    Endpoint, ForwardMethod, MarkRule, Protocol, RealKey, ServiceKey, ServiceSpec, SyncDaemon,
-    SyncRole, SyncRow, Thresholds, Timeouts, Tunables, Tunnel, Weight,
+    Endpoint, ForwardMethod, MarkRule, Masquerading, Protocol, RealKey, ServiceKey, ServiceSpec,
+    SourcePool, SyncDaemon, SyncRole, SyncRow, Thresholds, Timeouts, Tunables, Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
@@ -58,6 +58,13 @@ pub enum Command {
     StartSync(SyncDaemon),
     /// `ipvsadm --stop-daemon`
     StopSync(SyncRole),
+    /// The addresses that the director speaks from for others: these and no others.
+    SetPools {
+        /// Who may open connections outwards, and how they look there.
+        masquerading: Masquerading,
+        /// Local ends of full NAT.
+        full_nat: SourcePool,
+    },
     /// Several changes: all or none, in one snapshot.
     Batch(Vec<Command>),
 }
@@ -87,6 +94,8 @@ pub enum Query {
     Services(Option<ServiceKey>),
     /// All connection entries.
     Connections,
+    /// The connections that masqueraded hosts opened.
+    Masqueraded,
     /// The counters over all services, in total and of each worker.
     Totals,
     /// The sysctls.
@@ -161,6 +170,8 @@ pub enum Refusal {
     NetworkUnreachable,
     /// The table is full or a limit was reached.
     OutOfMemory,
+    /// Full NAT without an address of the service's family to speak from.
+    NoLocalAddress,
 }
 
 impl Refusal {
@@ -183,6 +194,9 @@ impl Refusal {
             Refusal::NoSuchDevice => "No such device",
             Refusal::NetworkUnreachable => "Network is unreachable",
             Refusal::OutOfMemory => "Memory allocation problem",
+            Refusal::NoLocalAddress => {
+                "Full NAT needs addresses of the director of this family: [fullnat] in ulvs.toml"
+            }
         }
     }
 }
@@ -278,6 +292,9 @@ pub struct ConnRow {
     /// Of a template with a persistence engine: the engine, and what it goes by (the Call-ID).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<(String, String)>,
+    /// Under full NAT: the director's own end, which the real server takes for its client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
 }
 
 /// The frame account, for listing.

@@ -181,7 +181,7 @@ impl Draft {
     /// Without rewriting, the port of a packet stays what it is: `-g` and `-i` take the service's.
     fn real_spec(self) -> Result<(ServiceKey, RealSpec), Complaint> {
         let (service, mut key) = (self.service()?, self.real()?);
-        if !service.is_mark() && self.method != ForwardMethod::Masq {
+        if !service.is_mark() && !self.method.is_nat() {
             key.0.port = service.port();
         }
         let same_family = Family::of(key.0.address) == service.family();
@@ -248,7 +248,7 @@ impl Draft {
     fn checked_list(&self) -> Result<List, Complaint> {
         let any = |subjects: &[&str]| subjects.iter().any(|subject| self.has(subject));
         let tables = any(&["stats", "rate", "thresholds"]);
-        let settings = any(&["timeout", "daemon"]);
+        let settings = any(&["timeout", "daemon", "masqueraded"]);
         let conflict = (self.has("connection") || settings) && tables
             || settings && self.has("persistent-conn");
         if conflict {
@@ -261,6 +261,7 @@ impl Draft {
     pub(super) fn list(&self) -> List {
         let what = match () {
             () if self.has("connection") => What::Connections,
+            () if self.has("masqueraded") => What::Masqueraded,
             () if self.has("timeout") => What::Timeouts,
             () if self.has("daemon") => What::Daemons,
             () => What::Services(self.key()),

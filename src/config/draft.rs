@@ -117,6 +117,7 @@ impl Draft {
             Opt::Gatewaying => self.method = ForwardMethod::Route,
             Opt::Ipip => self.method = ForwardMethod::Tunnel,
             Opt::Masquerading => self.method = ForwardMethod::Masq,
+            Opt::FullNat => self.method = ForwardMethod::FullNat,
             Opt::TunNocsum => self.tunnel.checksum = TunnelChecksum::No,
             Opt::TunCsum => self.tunnel.checksum = TunnelChecksum::Full,
             Opt::TunRemcsum => self.tunnel.checksum = TunnelChecksum::Remote,

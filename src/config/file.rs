@@ -11,6 +11,7 @@ use toml::de::DeTable;
 use super::command::Command;
 use super::ipvsadm::TIMEOUT_MAX_S;
 use super::marks;
+use super::pools;
 use super::problem::Problems;
 use super::section::{Section, Word};
 use super::services;
@@ -31,7 +32,7 @@ pub struct Config {
     pub director: DirectorSettings,
     /// The interfaces, in the order of the file.
     pub ports: Vec<PortSpec>,
-    /// What makes the rules of marks and the table of services from nothing, in order.
+    /// What makes the rules of marks, the pools and the table of services from nothing, in order.
     pub services: Vec<Command>,
     /// Timeouts of the protocol states.
     pub timeouts: Timeouts,
@@ -212,7 +213,15 @@ impl Config {
 }
 
 const TOP_KEYS: &[&str] = &[
-    "director", "port", "mark", "service", "timeouts", "tunables", "limits",
+    "director",
+    "port",
+    "mark",
+    "masquerade",
+    "fullnat",
+    "service",
+    "timeouts",
+    "tunables",
+    "limits",
 ];
 const DIRECTOR_KEYS: &[&str] = &["nic", "workers", "control", "keep_kernel_off", "pin", "tun"];
 const PORT_KEYS: &[&str] = &["interface", "side", "addresses", "routes", "neighbours"];
@@ -241,11 +250,12 @@ pub fn parse(name: &str, text: &str, schedulers: &[&str]) -> Result<Config, Prob
     let ports = ports(&top, &mut problems);
     let interfaces: Vec<&str> = ports.iter().map(|port| port.interface.as_str()).collect();
     let marks = marks::read(&top, &interfaces, &mut problems);
+    let pools = pools::read(&top, &mut problems);
     let services = services::read(&top, schedulers, &mut problems);
     let config = Config {
         director,
         ports,
-        services: marks.into_iter().chain(services).collect(),
+        services: marks.into_iter().chain(pools).chain(services).collect(),
         timeouts: timeouts(&top, &mut problems),
         tunables: tunables(&top, &mut problems),
         limits: limits(&top, &mut problems),

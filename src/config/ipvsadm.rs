@@ -61,6 +61,8 @@ pub enum What {
     Services(Option<ServiceKey>),
     /// `-c`
     Connections,
+    /// `--masqueraded`, an addition of ours.
+    Masqueraded,
     /// `--timeout`
     Timeouts,
     /// `--daemon`
@@ -144,12 +146,25 @@ pub(super) fn wrong(text: impl Into<String>, word: Option<usize>) -> Complaint {
     }
 }
 
-/// Understands `words` (without the program's name). No words at all list all services.
+/// Understands `words` (without the program's name), our additions included. No words at all list all
+/// services.
 pub fn parse(words: &[&str], names: &dyn Resolver) -> Result<Call, Complaint> {
+    understand(Scanner::new(words), words, names)
+}
+
+/// Understands what ipvsadm itself understands.
+pub fn parse_strictly(words: &[&str], names: &dyn Resolver) -> Result<Call, Complaint> {
+    understand(Scanner::strict(words), words, names)
+}
+
+fn understand(
+    mut scanner: Scanner<'_>,
+    words: &[&str],
+    names: &dyn Resolver,
+) -> Result<Call, Complaint> {
     if words.is_empty() {
         return Ok(Call::List(Draft::default().list()));
     }
-    let mut scanner = Scanner::new(words);
     let mut plain = Vec::new();
     let Some((opt, value, word)) = first_option(&mut scanner, &mut plain) else {
         let fault = Fault::NoCommand;

@@ -87,7 +87,11 @@ fn rule(section: &Section<'_>, interfaces: &[&str], problems: &mut Problems) -> 
 }
 
 /// Networks, or single addresses without a prefix length.
-fn networks(section: &Section<'_>, key: &str, problems: &mut Problems) -> Vec<(IpAddr, u8)> {
+pub(super) fn networks(
+    section: &Section<'_>,
+    key: &str,
+    problems: &mut Problems,
+) -> Vec<(IpAddr, u8)> {
     let mut found = Vec::new();
     for word in section.texts(key, problems) {
         if let Ok(address) = word.text.parse::<IpAddr>() {
@@ -100,7 +104,7 @@ fn networks(section: &Section<'_>, key: &str, problems: &mut Problems) -> Vec<(I
 }
 
 /// `80` or `8000-8099`.
-fn ports(word: &Word<'_>, problems: &mut Problems) -> Option<(u16, u16)> {
+pub(super) fn ports(word: &Word<'_>, problems: &mut Problems) -> Option<(u16, u16)> {
     let (first, last) = word.text.split_once('-').unwrap_or((word.text, word.text));
     let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>()) else {
         let what = format!("{:?} is no port and no range of ports", word.text);

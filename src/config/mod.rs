@@ -9,6 +9,7 @@ pub mod file;
 pub mod ipvsadm;
 mod marks;
 pub mod options;
+mod pools;
 pub mod problem;
 pub mod rules;
 mod section;

@@ -37,6 +37,7 @@ pub enum Opt {
     Gatewaying,
     Ipip,
     Masquerading,
+    FullNat,
     TunType,
     TunPort,
     TunNocsum,
@@ -47,6 +48,7 @@ pub enum Opt {
     Lower,
     Numeric,
     Connection,
+    Masqueraded,
     Timeout,
     Daemon,
     Stats,
@@ -80,7 +82,7 @@ pub enum Takes {
 type Row = (&'static str, char, Takes, Opt);
 
 /// All options; `-l` and `-L` are one.
-pub const OPTIONS: [Row; 58] = {
+pub const OPTIONS: [Row; 60] = {
     use Opt::*;
     use Takes::{Maybe, Nothing, Value};
     [
@@ -116,6 +118,7 @@ pub const OPTIONS: [Row; 58] = {
         ("gatewaying", 'g', Nothing, Gatewaying),
         ("ipip", 'i', Nothing, Ipip),
         ("masquerading", 'm', Nothing, Masquerading),
+        ("fullnat", 'F', Nothing, FullNat),
         ("tun-type", '\0', Value, TunType),
         ("tun-port", '\0', Value, TunPort),
         ("tun-nocsum", '\0', Nothing, TunNocsum),
@@ -126,6 +129,7 @@ pub const OPTIONS: [Row; 58] = {
         ("l-threshold", 'y', Value, Lower),
         ("numeric", 'n', Nothing, Numeric),
         ("connection", 'c', Nothing, Connection),
+        ("masqueraded", '\0', Nothing, Masqueraded),
         ("timeout", '\0', Nothing, Timeout),
         ("daemon", '\0', Nothing, Daemon),
         ("stats", '\0', Nothing, Stats),
@@ -147,7 +151,7 @@ pub const OPTIONS: [Row; 58] = {
 
 /// What the messages call an option. Several options can be one subject (`-t`, `-u`, `-f`). The order
 /// is the order in which ipvsadm checks them, so that it complains about the same one first.
-pub const SUBJECTS: [&str; 34] = [
+pub const SUBJECTS: [&str; 35] = [
     "numeric",
     "connection",
     "service-address",
@@ -182,6 +186,7 @@ pub const SUBJECTS: [&str; 34] = [
     "tun-nocsum",
     "tun-csum",
     "tun-remcsum",
+    "masqueraded",
 ];
 
 /// Which commands exist, what messages call them, and what may stand with them.
@@ -230,7 +235,13 @@ const LIST_PARTS: &[&str] = &[
     "exact",
     "tun-info",
 ];
-const LIST_KINDS: &[&str] = &["connection", "service-address", "timeout", "daemon"];
+const LIST_KINDS: &[&str] = &[
+    "connection",
+    "service-address",
+    "timeout",
+    "daemon",
+    "masqueraded",
+];
 const MASTER_PARTS: &[&str] = &[
     "mcast-interface",
     "syncid",
@@ -299,6 +310,11 @@ const fn row(
 }
 
 impl Opt {
+    /// Is it an addition of ours, which ipvsadm does not have?
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Opt::FullNat | Opt::Masqueraded)
+    }
+
     /// Its row in the table of what may stand with a command; `None` if it is no command.
     pub fn as_command(self) -> Option<&'static Allowed> {
         COMMANDS.iter().find(|allowed| allowed.command == self)
@@ -308,7 +324,7 @@ impl Opt {
     pub fn subject(self) -> Option<usize> {
         let name = match self {
             Opt::Tcp | Opt::Udp | Opt::Sctp | Opt::Mark => "service-address",
-            Opt::Gatewaying | Opt::Ipip | Opt::Masquerading => "forwarding-method",
+            Opt::Gatewaying | Opt::Ipip | Opt::Masquerading | Opt::FullNat => "forwarding-method",
             _ => OPTIONS.iter().find(|row| row.3 == self)?.0,
         };
         SUBJECTS.iter().position(|subject| *subject == name)
@@ -347,6 +363,7 @@ pub struct Scanner<'a> {
     next: usize,
     bundle: Option<(usize, &'a str)>,
     only_plain: bool,
+    strict: bool,
 }
 
 const UNKNOWN: &str = "unknown option";
@@ -361,7 +378,20 @@ impl<'a> Scanner<'a> {
             next: 0,
             bundle: None,
             only_plain: false,
+            strict: false,
         }
+    }
+
+    /// One that knows ipvsadm's own options only.
+    pub fn strict(words: &'a [&'a str]) -> Scanner<'a> {
+        Scanner {
+            strict: true,
+            ..Scanner::new(words)
+        }
+    }
+
+    fn knows(&self, row: &Row) -> bool {
+        !(self.strict && row.3.is_ours())
     }
 
     fn long(&mut self, word: usize, text: &'a str) -> Token<'a> {
@@ -369,7 +399,8 @@ impl<'a> Scanner<'a> {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        match OPTIONS.iter().find(|row| row.0 == name) {
+        let row = OPTIONS.iter().find(|row| row.0 == name && self.knows(row));
+        match row {
             Some((_, _, takes, opt)) => self.valued(word, *opt, *takes, attached),
             None => Token::Bad { word, why: UNKNOWN },
         }
@@ -379,7 +410,8 @@ impl<'a> Scanner<'a> {
         let mut chars = letters.chars();
         let letter = chars.next().expect("a bundle is never empty");
         let rest = chars.as_str();
-        let row = OPTIONS.iter().find(|row| row.1 == letter && letter != '\0');
+        let named = |row: &&Row| row.1 == letter && letter != '\0' && self.knows(row);
+        let row = OPTIONS.iter().find(named);
         let Some((_, _, takes, opt)) = row else {
             return Token::Bad { word, why: UNKNOWN };
         };

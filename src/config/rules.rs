@@ -234,7 +234,9 @@ pub fn real_line(service: &ServiceKey, real: &RealSpec, names: &dyn Resolver) ->
     let method = match real.method {
         ForwardMethod::Masq => "-m",
         ForwardMethod::Tunnel => "-i",
-        ForwardMethod::Local | ForwardMethod::Route | ForwardMethod::Bypass => "-g",
+        ForwardMethod::FullNat => "-F",
+        ForwardMethod::Local | ForwardMethod::Route => "-g",
+        ForwardMethod::Bypass | ForwardMethod::Masquerade => "-g",
     };
     let endpoint = real.key.0;
     let server = endpoint_text(endpoint.address, endpoint.port, protocol_of(service), names);

@@ -38,10 +38,11 @@ const PROTOCOLS: [(&str, Protocol); 3] = [
     ("sctp", Protocol::SCTP),
 ];
 const FAMILIES: [(&str, Family); 2] = [("v4", Family::V4), ("v6", Family::V6)];
-const METHODS: [(&str, ForwardMethod); 3] = [
+const METHODS: [(&str, ForwardMethod); 4] = [
     ("masq", ForwardMethod::Masq),
     ("route", ForwardMethod::Route),
     ("tunnel", ForwardMethod::Tunnel),
+    ("fnat", ForwardMethod::FullNat),
 ];
 
 /// All services with their servers, in the order of the file.
@@ -262,8 +263,7 @@ fn real(
     problems: &mut Problems,
 ) -> Option<(RealSpec, Range<usize>)> {
     section.require("address", "\"192.168.1.1:80\"", problems);
-    let method = section.choice("method", &METHODS, problems);
-    let method = method.unwrap_or_default();
+    let method = method(section, problems).unwrap_or_default();
     let weight = section.integer("weight", 0..=i64::from(i32::MAX), problems);
     let thresholds = thresholds(section, problems);
     let word = section.text("address", problems)?;
@@ -278,9 +278,9 @@ fn real(
         let what = "only a tunnel reaches a server of another family than the service's";
         problems.add(word.span.clone(), what, "");
     }
-    let keeps_port = !service.is_mark() && method != ForwardMethod::Masq;
+    let keeps_port = !service.is_mark() && !method.is_nat();
     if keeps_port && port != service.port() {
-        let what = "only method = \"masq\" can change the port";
+        let what = "only method = \"masq\" or \"fnat\" can change the port";
         let label = format!("the service has port {}", service.port());
         problems.add(word.span.clone(), what, label);
     }
@@ -293,6 +293,20 @@ fn real(
         tunnel: Tunnel::Ipip,
     };
     Some((real, word.span))
+}
+
+fn method(section: &Section<'_>, problems: &mut Problems) -> Option<ForwardMethod> {
+    // Who says NAT means LVS-NAT; the nearest word is another.
+    if let Some(word) = section.text("method", problems)
+        && word.text == "nat"
+    {
+        let all = METHODS.map(|(name, _)| name).join(", ");
+        let what = "no such method: \"nat\"";
+        problems.add(word.span, what, format!("one of {all}"));
+        problems.hint("\"masq\" is LVS-NAT; \"fnat\" rewrites the client's end, too");
+        return None;
+    }
+    section.choice("method", &METHODS, problems)
 }
 
 fn thresholds(section: &Section<'_>, problems: &mut Problems) -> Thresholds {

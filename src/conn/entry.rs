@@ -37,6 +37,8 @@ mod flag {
     pub const ENGINE: u32 = 1 << 16;
     /// The real server's address is of IPv6, whatever the client's is: LVS-TUN crosses families.
     pub const REAL_V6: u32 = 1 << 18;
+    /// Under full NAT: `control` is the inner half, which holds the local end, and the template.
+    pub const LOCAL: u32 = 1 << 17;
 }
 
 /// One connection entry. About 104 bytes: what a packet needs is together and small.
@@ -117,7 +119,7 @@ impl Conn {
         let tuple = opening.tuple;
         let mut word = flag::INACTIVE | u32::from(State::initial(tuple.protocol()).number());
         word |= (opening.method as u32) << flag::METHOD_SHIFT;
-        if opening.method != ForwardMethod::Masq {
+        if !opening.method.is_nat() {
             word |= flag::NO_OUTPUT;
         }
         if opening.template {
@@ -161,7 +163,29 @@ impl Conn {
         }
     }
 
-    /// TCP, UDP or SCTP; IP (0) for the template of a mark.
+    /// The same under full NAT, whose real server sees `local` as its client. So few entries have a
+    /// local end that none has a field for it: it is the client of a second, inner half, which the
+    /// entry holds in the place of its template, and which holds the template.
+    pub fn open_full_nat(opening: Opening, local: (PackedAddress, u16), now: Instant) -> Conn {
+        let tuple = opening.tuple;
+        let virt = (tuple.target, tuple.target_port());
+        let inner = Opening {
+            tuple: Tuple::new(tuple.family(), tuple.protocol(), local, virt),
+            server: None,
+            control: None,
+            ..opening.clone()
+        };
+        let mut conn = Conn::open(opening, now);
+        let mut half = Conn::open(inner, now);
+        // It was never in a table and counts nowhere.
+        half.word.fetch_or(flag::GONE, Relaxed);
+        half.control = conn.control.take();
+        conn.control = Some(Arc::new(half));
+        conn.word.fetch_or(flag::LOCAL, Relaxed);
+        conn
+    }
+
+    /// TCP, UDP or SCTP; IP (0) for the template of a mark; ICMP for a masqueraded echo.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
@@ -198,13 +222,29 @@ impl Conn {
             1 => ForwardMethod::Local,
             2 => ForwardMethod::Tunnel,
             3 => ForwardMethod::Route,
+            5 => ForwardMethod::FullNat,
+            6 => ForwardMethod::Masquerade,
             _ => ForwardMethod::Bypass,
         }
     }
 
     /// The entry that controls this one: its template.
     pub fn control(&self) -> Option<&Arc<Conn>> {
-        self.control.as_ref()
+        let held = self.control.as_ref()?;
+        if self.has(flag::LOCAL) {
+            return held.control.as_ref();
+        }
+        Some(held)
+    }
+
+    /// Under full NAT: the director's end, which the real server takes for its client.
+    pub fn local(&self) -> Option<Endpoint> {
+        self.half().map(|half| half.client())
+    }
+
+    fn half(&self) -> Option<&Arc<Conn>> {
+        let held = self.control.as_ref()?;
+        self.has(flag::LOCAL).then_some(held)
     }
 
     /// Firewall mark of its first packet; 0 is none.
@@ -300,16 +340,17 @@ impl Conn {
         Tuple::new(self.family, self.protocol, client, virt)
     }
 
-    /// The tuple of packets from the real server: under masq it speaks for itself, otherwise for the
-    /// VIP.
+    /// The tuple of packets from the real server: under NAT it speaks for itself, otherwise for the
+    /// VIP; under full NAT to the director's own end.
     pub fn out_tuple(&self) -> Tuple {
-        let client = (self.client, self.client_port);
-        let speaker = if self.method() == ForwardMethod::Masq {
-            (self.real, self.real_port.load(Relaxed))
-        } else {
-            (self.virt, self.virt_port.load(Relaxed))
+        let real = || (self.real, self.real_port.load(Relaxed));
+        let (speaker, listener) = match self.method() {
+            ForwardMethod::Masq | ForwardMethod::Masquerade => (real(), self),
+            ForwardMethod::FullNat => (real(), self.half().map_or(self, |half| half)),
+            _ => ((self.virt, self.virt_port.load(Relaxed)), self),
         };
-        Tuple::new(self.family, self.protocol, speaker, client)
+        let listener = (listener.client, listener.client_port);
+        Tuple::new(self.family, self.protocol, speaker, listener)
     }
 
     /// The tuple of packets in this direction.
@@ -354,7 +395,7 @@ impl Conn {
             if taken {
                 self.follow_activity(old, new);
                 self.restart(to.timeout_s(rules.timeouts), now);
-                if let Some(control) = &self.control
+                if let Some(control) = self.control()
                     && assures(to, direction == Direction::Out)
                 {
                     control.word.fetch_or(flag::ASSURED, Relaxed);
@@ -481,7 +522,7 @@ impl Conn {
             counter.fetch_sub(1, Relaxed);
             server.clear_if_recovered();
         }
-        if let Some(control) = &self.control {
+        if let Some(control) = self.control() {
             control.controls.fetch_sub(1, Relaxed);
         }
         true

@@ -12,13 +12,14 @@ pub mod tcp;
 pub mod template;
 pub mod udp;
 pub mod wheel;
+mod whole;
 
 pub use defence::Defences;
 pub use direction::Direction;
 pub use entry::{Conn, Opening, StepRules};
 pub use index::Index;
 pub use state::State;
-pub use table::{ConnTable, TableFull};
+pub use table::{ConnTable, Refused, TableFull};
 pub use template::EngineData;
 pub use wheel::{Due, Wheel};
 

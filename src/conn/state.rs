@@ -7,6 +7,10 @@ use super::direction::Direction;
 use super::{sctp, tcp, udp};
 use crate::lvs::{Protocol, Segment, Timeouts};
 
+/// The one state of an echo, and how long its reply is waited for (Linux, `nf_conntrack_icmp_timeout`).
+const ECHO: u8 = 0;
+const ECHO_TIMEOUT_S: u32 = 30;
+
 /// The state of one connection. It always holds a number that its protocol has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct State {
@@ -58,6 +62,7 @@ impl State {
                 sctp::next(direction, first, second, self.sctp()) as u8
             }
             (Protocol::UDP, Segment::Udp) => udp::NORMAL,
+            (Protocol::ICMP | Protocol::ICMPV6, Segment::Echo) => ECHO,
             (protocol, segment) => {
                 debug_assert!(false, "{segment:?} on a {protocol} connection");
                 self.number
@@ -71,6 +76,7 @@ impl State {
         match self.protocol {
             Protocol::TCP => tcp::timeout_s(self.tcp(), timeouts),
             Protocol::SCTP => sctp::timeout_s(self.sctp()),
+            Protocol::ICMP | Protocol::ICMPV6 => ECHO_TIMEOUT_S,
             _ => udp::timeout_s(timeouts),
         }
     }
@@ -90,6 +96,7 @@ impl State {
             Protocol::TCP => self.tcp().name(),
             Protocol::SCTP => self.sctp().name(),
             Protocol::UDP => udp::NAME,
+            Protocol::ICMP | Protocol::ICMPV6 => "ECHO",
             _ => "NONE",
         }
     }

@@ -14,6 +14,8 @@ use super::defence::{Defences, ENTRIES_PER_PAGE};
 use super::direction::Direction;
 use super::entry::Conn;
 use super::template::EngineData;
+use super::whole::WholeTuples;
+use crate::lvs::ForwardMethod;
 use crate::lvs::tuple::Tuple;
 
 /// Shards of the table. Many, so that growing one (the others go on) stays short.
@@ -34,6 +36,10 @@ pub struct ConnTable {
     /// What persistence engines added to templates' keys, by the entry's address: next to no entry has
     /// such data, so none has a field for it.
     engine: Mutex<EngineMap>,
+    /// What is found by a whole tuple: the out-keys of full NAT, both keys of masqueraded entries.
+    whole: WholeTuples,
+    /// Masqueraded entries: they are in `whole` alone and count apart.
+    masqueraded: AtomicUsize,
 }
 
 type EngineMap = HashMap<usize, EngineData, FixedState>;
@@ -41,6 +47,21 @@ type EngineMap = HashMap<usize, EngineData, FixedState>;
 /// The table holds `conn_entries_max` entries already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
+
+/// Why an entry whose key the director itself chooses was not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// There are as many entries as there may be; it is counted.
+    Full,
+    /// Another entry has this key: choose another port.
+    Taken,
+}
+
+impl From<TableFull> for Refused {
+    fn from(_: TableFull) -> Refused {
+        Refused::Full
+    }
+}
 
 impl ConnTable {
     /// A table for at most `len_max` entries; `seed` makes its hashing its own.
@@ -53,6 +74,8 @@ impl ConnTable {
             refused: AtomicU64::new(0),
             defences: Arc::default(),
             engine: Mutex::new(HashMap::with_hasher(FixedState::with_seed(seed))),
+            whole: WholeTuples::new(),
+            masqueraded: AtomicUsize::new(0),
         }
     }
 
@@ -71,7 +94,7 @@ impl ConnTable {
         (self.len_max.saturating_sub(self.len()) / ENTRIES_PER_PAGE) as i64
     }
 
-    /// Entries right now, templates included.
+    /// Entries right now, templates included, masqueraded ones not.
     pub fn len(&self) -> usize {
         self.len.load(Relaxed)
     }
@@ -92,11 +115,22 @@ impl ConnTable {
     }
 
     /// The entry of a packet, whichever direction it goes: from a real server first, as the kernel's
-    /// hooks look (`ip_vs_conn_out_get`, then `ip_vs_conn_in_get`).
+    /// hooks look (`ip_vs_conn_out_get`, then `ip_vs_conn_in_get`); last those of whole tuples.
     pub fn find(&self, tuple: &Tuple) -> Option<(Arc<Conn>, Direction)> {
         let out = || self.find_out(tuple).map(|conn| (conn, Direction::Out));
         let inward = || self.find_in(tuple).map(|conn| (conn, Direction::In));
-        out().or_else(inward)
+        out().or_else(inward).or_else(|| self.find_whole(tuple))
+    }
+
+    /// The entry of a packet that only a whole tuple leads to: from a real server under full NAT, or
+    /// of a masqueraded connection.
+    pub fn find_whole(&self, tuple: &Tuple) -> Option<(Arc<Conn>, Direction)> {
+        self.whole.find(tuple, self.seed)
+    }
+
+    /// Masqueraded entries right now.
+    pub fn masqueraded(&self) -> usize {
+        self.masqueraded.load(Relaxed)
     }
 
     /// The entry of a packet from the client.
@@ -223,6 +257,65 @@ impl ConnTable {
         Ok(conn)
     }
 
+    /// Enters a connection of full NAT; as `insert`, but its out-key may be taken.
+    ///
+    /// # Errors
+    /// `Taken` if another entry has this real server and local end; `Full` as `insert`.
+    pub fn insert_full_nat(&self, conn: Arc<Conn>) -> Result<Arc<Conn>, Refused> {
+        if self.whole.claim(&conn, Direction::Out, self.seed).is_err() {
+            return Err(Refused::Taken);
+        }
+        let entered = self.insert(Arc::clone(&conn));
+        if !entered
+            .as_ref()
+            .is_ok_and(|entered| Arc::ptr_eq(entered, &conn))
+        {
+            self.whole.release(&conn, Direction::Out, self.seed);
+        }
+        Ok(entered?)
+    }
+
+    /// Enters a masqueraded connection, unless there are `len_max` of them already. If another worker
+    /// entered the same one meanwhile, that one is returned.
+    ///
+    /// # Errors
+    /// `Taken` if another entry has this far end and public end; `Full`, counted.
+    pub fn insert_masqueraded(
+        &self,
+        conn: Arc<Conn>,
+        len_max: usize,
+    ) -> Result<Arc<Conn>, Refused> {
+        if self.masqueraded.fetch_add(1, Relaxed) >= len_max {
+            self.masqueraded.fetch_sub(1, Relaxed);
+            self.refused.fetch_add(1, Relaxed);
+            return Err(Refused::Full);
+        }
+        // Nobody outside knows the in-key yet, so it can be given back unnoticed.
+        let claimed = self.whole.claim(&conn, Direction::In, self.seed);
+        let entered = match claimed {
+            Err(_) => Err(Refused::Taken),
+            Ok(()) => match self.whole.claim(&conn, Direction::Out, self.seed) {
+                Ok(()) => return Ok(conn),
+                Err(twin) => {
+                    self.whole.release(&conn, Direction::In, self.seed);
+                    Ok(twin)
+                }
+            },
+        };
+        self.masqueraded.fetch_sub(1, Relaxed);
+        entered
+    }
+
+    /// Shows every masqueraded entry, in table order.
+    pub fn for_each_masqueraded(&self, mut look: impl FnMut(&Arc<Conn>)) {
+        self.whole.for_each(Direction::In, &mut look);
+    }
+
+    /// Keys by which entries are found as whole tuples; for those who look for leaks.
+    pub fn whole_keys(&self) -> usize {
+        self.whole.len()
+    }
+
     /// Takes an entry out, if it is still there, and undoes its counts.
     pub fn remove(&self, conn: &Arc<Conn>) {
         if self.withdraw(conn) {
@@ -232,6 +325,14 @@ impl ConnTable {
 
     /// Takes an entry out and leaves it counted at its real server: whoever gets `true` retires it.
     pub fn withdraw(&self, conn: &Arc<Conn>) -> bool {
+        match conn.method() {
+            ForwardMethod::Masquerade => return self.withdraw_masqueraded(conn),
+            ForwardMethod::FullNat => {
+                // A template has no local end, and took no key.
+                self.whole.release(conn, Direction::Out, self.seed);
+            }
+            _ => {}
+        }
         let hash = self.hash_of(conn);
         let mut shard = self.map.shards()[self.map.determine_shard(hash as usize)].write();
         let removed = shard.remove_entry(hash, |(_, other)| Arc::ptr_eq(other.get(), conn));
@@ -249,6 +350,13 @@ impl ConnTable {
             }
         }
         removed.is_some()
+    }
+
+    fn withdraw_masqueraded(&self, conn: &Arc<Conn>) -> bool {
+        let removed = self.whole.release(conn, Direction::In, self.seed);
+        self.whole.release(conn, Direction::Out, self.seed);
+        self.masqueraded.fetch_sub(usize::from(removed), Relaxed);
+        removed
     }
 
     /// Shows the entries of one of `parts` equal parts of the table.
@@ -282,7 +390,7 @@ fn same(a: &Conn, b: &Conn) -> bool {
 
 /// The hasher of a map whose keys are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ready;
+pub(super) struct Ready;
 
 impl BuildHasher for Ready {
     type Hasher = Taken;
@@ -293,7 +401,7 @@ impl BuildHasher for Ready {
 
 /// Hands a `u64` key through as its own hash.
 #[derive(Debug)]
-struct Taken(u64);
+pub(super) struct Taken(u64);
 
 impl Hasher for Taken {
     fn finish(&self) -> u64 {

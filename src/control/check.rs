@@ -12,8 +12,8 @@ use super::tunables;
 use crate::config::{Command, RealSpec, Refusal};
 use crate::director::snapshot::Port;
 use crate::lvs::{
-    Family, ForwardMethod, MarkRule, Netmask, Protocol, RealKey, ServiceFlags, ServiceKey,
-    ServiceSpec, Timeouts, Tunables, Tunnel,
+    Family, ForwardMethod, MarkRule, Masquerading, Netmask, Protocol, RealKey, ServiceFlags,
+    ServiceKey, ServiceSpec, SourcePool, Timeouts, Tunables, Tunnel,
 };
 use crate::sched;
 
@@ -28,6 +28,12 @@ const REALS_MAX: usize = 65_536;
 
 /// Most rules for marks: each packet without a connection may be held against all of them.
 const MARK_RULES_MAX: usize = 1024;
+
+/// Most masqueraded networks: each new connection may be held against all of them.
+const PREFIXES_MAX: usize = 64;
+
+/// Most addresses that one pool can have; at 64,512 ports each they outlast the table.
+const POOL_ADDRESSES_MAX: usize = 256;
 
 /// The scheduler's name for a service that shall have none.
 pub(super) const NO_SCHEDULER: &str = "none";
@@ -45,6 +51,8 @@ pub(super) struct Shape<'a> {
     flushed: bool,
     touched: BTreeMap<ServiceKey, Option<BTreeSet<RealKey>>>,
     count: usize,
+    /// Families in which full NAT has local addresses.
+    local: [bool; 2],
 }
 
 impl<'a> Shape<'a> {
@@ -54,6 +62,7 @@ impl<'a> Shape<'a> {
         ports: &'a [Port],
         tunables: Tunables,
         synced: Synced,
+        full_nat: &SourcePool,
     ) -> Shape<'a> {
         Shape {
             services,
@@ -63,6 +72,7 @@ impl<'a> Shape<'a> {
             flushed: false,
             touched: BTreeMap::new(),
             count: services.len(),
+            local: families_of(full_nat),
         }
     }
 
@@ -99,6 +109,14 @@ impl<'a> Shape<'a> {
             Command::StartSync(_) if self.has_mixed() => Err(Refusal::Invalid),
             Command::StartSync(daemon) => self.synced.start(daemon),
             Command::StopSync(role) => self.synced.stop(*role),
+            Command::SetPools {
+                masquerading,
+                full_nat,
+            } => {
+                pools(masquerading, full_nat)?;
+                self.local = families_of(full_nat);
+                Ok(())
+            }
             Command::Flush | Command::Zero(None) => Ok(()),
             Command::Batch(commands) => commands.iter().try_for_each(|command| {
                 self.check(command)?;
@@ -126,11 +144,14 @@ impl<'a> Shape<'a> {
     /// The checks that -a and -e share.
     fn real(&self, key: &ServiceKey, spec: &RealSpec) -> Result<(), Refusal> {
         let mixed = Family::of(spec.key.0.address) != key.family();
-        if spec.method == ForwardMethod::Bypass || (mixed && spec.method != ForwardMethod::Tunnel) {
+        if !spec.method.is_configurable() || (mixed && spec.method != ForwardMethod::Tunnel) {
             return Err(Refusal::Invalid);
         }
         if mixed && self.synced.is_running() {
             return Err(Refusal::Invalid);
+        }
+        if spec.method == ForwardMethod::FullNat && !self.local[key.family() as usize] {
+            return Err(Refusal::NoLocalAddress);
         }
         if spec.weight.0 < 0 || spec.thresholds.lower > spec.thresholds.upper {
             return Err(Refusal::OutOfRange);
@@ -278,6 +299,39 @@ fn marks(rules: &[MarkRule]) -> Result<(), Refusal> {
             && (rule.target_ports.is_empty() || has_ports)
     });
     fine.then_some(()).ok_or(Refusal::Invalid)
+}
+
+/// What the pools must satisfy: bounded numbers, prefixes that fit, addresses that one host can have,
+/// ports from 1 on.
+fn pools(masquerading: &Masquerading, full_nat: &SourcePool) -> Result<(), Refusal> {
+    let pools = [&masquerading.pool, full_nat];
+    let many = |pool: &&SourcePool| pool.addresses.len() > POOL_ADDRESSES_MAX;
+    if masquerading.prefixes.len() > PREFIXES_MAX || pools.iter().any(many) {
+        return Err(Refusal::OutOfMemory);
+    }
+    let mut prefixes = masquerading.prefixes.iter();
+    let speaks = families_of(&masquerading.pool);
+    let prefixes_fine = prefixes.all(|(address, len)| {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        *len <= most && speaks[Family::of(*address) as usize]
+    });
+    let pool_fine = |pool: &SourcePool| {
+        let (first, last) = pool.ports;
+        let fine = pool
+            .addresses
+            .iter()
+            .all(|address| is_unicast(*address, &[]));
+        fine && first > 0 && first <= last
+    };
+    let fine = prefixes_fine && pools.into_iter().all(pool_fine);
+    fine.then_some(()).ok_or(Refusal::Invalid)
+}
+
+fn families_of(pool: &SourcePool) -> [bool; 2] {
+    [Family::V4, Family::V6].map(|family| {
+        let mut addresses = pool.addresses.iter();
+        addresses.any(|address| Family::of(*address) == family)
+    })
 }
 
 fn timeouts_in_range(timeouts: &Timeouts) -> Result<(), Refusal> {

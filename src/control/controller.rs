@@ -17,8 +17,8 @@ use super::tunables;
 use crate::config::{Command, Listing, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
-    Limits, Link, MarkRule, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec, Stats, SyncRow,
-    Timeouts, Tunables, Weight,
+    Limits, Link, MarkRule, Masquerading, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec,
+    SourcePool, Stats, SyncRow, Timeouts, Tunables, Weight,
 };
 use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
@@ -106,6 +106,7 @@ pub struct Controller {
     totals: Totals,
     marks: Vec<MarkRule>,
     synced: Synced,
+    pools: (Masquerading, SourcePool),
     ports: Vec<Port>,
     tunables: Tunables,
     timeouts: Timeouts,
@@ -138,6 +139,7 @@ impl Controller {
             totals: Totals::new(setup.workers),
             marks: Vec::new(),
             synced: Synced::default(),
+            pools: Default::default(),
             ports: setup.ports.clone(),
             tunables: setup.tunables,
             timeouts: setup.timeouts,
@@ -158,8 +160,8 @@ impl Controller {
     /// # Errors
     /// The kernel's own refusals; nothing was touched then, no scheduler either.
     pub fn apply(&mut self, command: Command, now: Instant) -> Result<(), Refusal> {
-        let synced = self.synced.clone();
-        Shape::new(&self.services, &self.ports, self.tunables, synced).check(&command)?;
+        let (synced, full_nat) = (self.synced.clone(), &self.pools.1);
+        Shape::new(&self.services, &self.ports, self.tunables, synced, full_nat).check(&command)?;
         let shows = changes_snapshot(&command);
         self.enact(command, now);
         if shows {
@@ -286,6 +288,13 @@ impl Controller {
             }
             Command::StopSync(role) => {
                 self.synced.stop(role).expect("the command was checked");
+            }
+            Command::SetPools {
+                masquerading,
+                full_nat,
+            } => {
+                self.shape += 1;
+                self.pools = (masquerading, full_nat);
             }
             Command::Batch(commands) => {
                 for command in commands {
@@ -502,7 +511,9 @@ impl Controller {
             timeouts: self.timeouts,
             limits: self.limits,
         };
-        self.snapshot = Arc::new(Snapshot::new(parts).with_marks(&self.marks));
+        let (masquerading, full_nat) = &self.pools;
+        let snapshot = Snapshot::new(parts).with_marks(&self.marks);
+        self.snapshot = Arc::new(snapshot.with_pools(masquerading, full_nat));
     }
 }
 

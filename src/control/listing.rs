@@ -1,13 +1,14 @@
 //! Listing: answers to "what is there". It reads what is configured, what lives and what was counted,
 //! and changes nothing.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::check::ENGINE;
 use super::controller::{Controller, Desired};
 use crate::config::command::{ConnRow, RealRow, ServiceRow};
 use crate::config::{Listing, Refusal};
-use crate::conn::ConnTable;
+use crate::conn::{Conn, ConnTable};
 use crate::lvs::{RealServer, ServiceKey};
 use crate::time::Instant;
 
@@ -59,19 +60,30 @@ fn real_row(service: &Desired, real: &RealServer) -> RealRow {
 /// All connection entries, in table order.
 pub(super) fn connections(table: &ConnTable, now: Instant) -> Listing {
     let mut rows = Vec::with_capacity(table.len());
-    table.for_each(|conn| {
-        rows.push(ConnRow {
-            protocol: conn.protocol(),
-            client: conn.client(),
-            virt: conn.virt(),
-            real: conn.real(),
-            state: conn.state_name().to_string(),
-            expires_s: conn.expires_in(now).as_secs(),
-            engine: table.engine_data(conn).map(|data| {
-                let text = String::from_utf8_lossy(data.bytes()).into_owned();
-                (ENGINE.to_string(), text)
-            }),
-        });
-    });
+    table.for_each(|conn| rows.push(conn_row(table, conn, now)));
     Listing::Connections(rows)
+}
+
+/// The connections that masqueraded hosts opened: client is the far end, virtual the public one, real
+/// the host.
+pub(super) fn masqueraded(table: &ConnTable, now: Instant) -> Listing {
+    let mut rows = Vec::with_capacity(table.masqueraded());
+    table.for_each_masqueraded(|conn| rows.push(conn_row(table, conn, now)));
+    Listing::Connections(rows)
+}
+
+fn conn_row(table: &ConnTable, conn: &Arc<Conn>, now: Instant) -> ConnRow {
+    ConnRow {
+        protocol: conn.protocol(),
+        client: conn.client(),
+        virt: conn.virt(),
+        real: conn.real(),
+        state: conn.state_name().to_string(),
+        expires_s: conn.expires_in(now).as_secs(),
+        engine: table.engine_data(conn).map(|data| {
+            let text = String::from_utf8_lossy(data.bytes()).into_owned();
+            (ENGINE.to_string(), text)
+        }),
+        local: conn.local(),
+    }
 }

@@ -252,6 +252,7 @@ impl ControlPlane {
         let listing = match query {
             Query::Services(key) => listing::services(&self.controller, key, self.setup.table_size),
             Query::Connections => Ok(listing::connections(&self.setup.table, now)),
+            Query::Masqueraded => Ok(listing::masqueraded(&self.setup.table, now)),
             Query::Totals => Ok(self.controller.totals()),
             Query::Tunables => Ok(Listing::Tunables(Box::new(*self.controller.tunables()))),
             Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),

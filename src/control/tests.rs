@@ -453,6 +453,7 @@ fn connections_are_listed_with_the_seconds_they_have_left() {
         state: "NONE".to_string(),
         expires_s: 57,
         engine: None,
+        local: None,
     };
     let listing = Listing::Connections(vec![expected]);
     assert_eq!(reply_in(&outputs), Some(&Reply::Listing(listing)));

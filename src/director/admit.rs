@@ -9,10 +9,12 @@ use super::persist;
 use super::probe::{Probe, Step};
 use super::snapshot::{Service, Snapshot};
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, stack};
-use crate::conn::{Conn, ConnTable, Opening};
+use super::{Passage, masq, stack};
+use crate::conn::{Conn, ConnTable, Opening, Refused};
 use crate::lvs::tuple::{Tuple, pack};
-use crate::lvs::{Flow, Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables};
+use crate::lvs::{
+    Endpoint, Flow, ForwardMethod, Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables,
+};
 use crate::sched::PickContext;
 
 /// What became of a packet that had no connection.
@@ -138,13 +140,13 @@ pub(super) fn is_one_packet(service: &Service, tuple: &Tuple) -> bool {
 }
 
 /// May this segment open a connection at all?
-fn may_open(segment: Option<Segment>, tunables: &Tunables) -> bool {
+pub(super) fn may_open(segment: Option<Segment>, tunables: &Tunables) -> bool {
     let Some(segment) = segment else {
         return tunables.schedule_icmp != 0;
     };
     match segment {
         Segment::Tcp(flags) => !flags.rst() && (flags.syn() || tunables.sloppy_tcp != 0),
-        Segment::Udp => true,
+        Segment::Udp | Segment::Echo => true,
         Segment::Sctp { first, .. } => {
             first != SCTP_ABORT && (first == SCTP_INIT || tunables.sloppy_sctp != 0)
         }
@@ -223,6 +225,9 @@ pub(super) fn open<P: Probe>(
         mark: p.mark,
         template: false,
     };
+    if real.method == ForwardMethod::FullNat {
+        return open_full_nat(table, opening, p, own);
+    }
     let conn = Arc::new(Conn::open(opening, p.now));
     Stats::bump(&real.live.stats[own.worker].conns, 1);
     if choice.once {
@@ -235,4 +240,42 @@ pub(super) fn open<P: Probe>(
         }
         Err(_) => Admission::TableFull,
     }
+}
+
+/// Enters a connection of full NAT under a free local end: one that no other connection to this real
+/// server has. It is entered even if it was for one packet alone, since the answer must find it.
+fn open_full_nat<P: Probe>(
+    table: &ConnTable,
+    opening: Opening,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Admission {
+    let (snapshot, tuple) = (Arc::clone(&own.snapshot), opening.tuple);
+    let (family, protocol, real) = (tuple.family(), tuple.protocol(), opening.real);
+    let server = opening.server.clone();
+    for _ in 0..masq::OPENINGS_MAX {
+        let home = own.rng.next_u64();
+        let local = |end: Endpoint| (pack(end.address), end.port);
+        let outward = |end: Endpoint| Tuple::new(family, protocol, real, local(end));
+        let is_free = |end| table.find_whole(&outward(end)).is_none();
+        let chosen = snapshot
+            .pools()
+            .local
+            .choose(family, home, None, &mut own.rng, is_free);
+        let Some(end) = chosen else { break };
+        p.say(|| format!("the real server sees {end}"));
+        let conn = Arc::new(Conn::open_full_nat(opening.clone(), local(end), p.now));
+        match table.insert_full_nat(conn) {
+            Ok(conn) => {
+                if let Some(server) = server {
+                    Stats::bump(&server.stats[own.worker].conns, 1);
+                }
+                own.wheel.arm(&conn);
+                return Admission::Opened(conn);
+            }
+            Err(Refused::Full) => return Admission::TableFull,
+            Err(Refused::Taken) => {}
+        }
+    }
+    Admission::Refused(Verdict::Drop(DropReason::NoSourcePort))
 }

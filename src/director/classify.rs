@@ -48,7 +48,7 @@ enum Interface {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Prefix {
+pub(super) struct Prefix {
     family: Family,
     net: PackedAddress,
     mask: PackedAddress,
@@ -119,7 +119,7 @@ fn among(ranges: &[(u16, u16)], port: Option<u16>) -> bool {
     ranges.is_empty() || port.is_some_and(within)
 }
 
-fn covered(prefixes: &[Prefix], family: Family, address: PackedAddress) -> bool {
+pub(super) fn covered(prefixes: &[Prefix], family: Family, address: PackedAddress) -> bool {
     let covers = |prefix: &Prefix| {
         let differs = (address[0] & prefix.mask[0] ^ prefix.net[0])
             | (address[1] & prefix.mask[1] ^ prefix.net[1]);
@@ -128,7 +128,7 @@ fn covered(prefixes: &[Prefix], family: Family, address: PackedAddress) -> bool 
     prefixes.is_empty() || prefixes.iter().any(covers)
 }
 
-fn prefixes(networks: &[(IpAddr, u8)]) -> Vec<Prefix> {
+pub(super) fn prefixes(networks: &[(IpAddr, u8)]) -> Vec<Prefix> {
     networks
         .iter()
         .map(|(address, len)| prefix(*address, *len))

@@ -6,12 +6,12 @@ use super::admit::{self, Admission};
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
-use super::{Director, Passage, serve, stack, tunnel};
+use super::{Director, Passage, masq, serve, stack, tunnel};
 use crate::conn::{Conn, Direction};
 use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
 use crate::lvs::{Endpoint, Flow, ForwardMethod, Protocol};
-use crate::wire::icmp::Quote;
+use crate::wire::icmp::{Echo, Quote};
 
 impl Director {
     /// An ICMP error: if it quotes a packet of a connection, it follows that connection; else it is
@@ -27,11 +27,15 @@ impl Director {
         if let Some(verdict) = self.relate_envelope(&quote, p, own) {
             return verdict;
         }
-        let Some(tuple) = quoted_tuple(&quote) else {
+        let Some(tuple) = quoted_tuple(&quote, p) else {
             return stack::answer(p, own);
         };
         let found = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone());
-        let Some((conn, direction)) = found.or_else(|| self.admit_error(&tuple, p, own)) else {
+        let found = found.or_else(|| {
+            let may_open = tuple.protocol().is_balanced();
+            may_open.then(|| self.admit_error(&tuple, p, own)).flatten()
+        });
+        let Some((conn, direction)) = found else {
             return stack::answer(p, own);
         };
         if P::ON {
@@ -61,7 +65,13 @@ impl Director {
 
 /// The tuple of a packet that would go where the error came from: the quoted one, turned round. It is
 /// from the client if the VIP's packet is quoted, and from the real server if the client's is.
-fn quoted_tuple(quote: &Quote) -> Option<Tuple> {
+fn quoted_tuple<P: Probe>(quote: &Quote, p: &Passage<'_, '_, P>) -> Option<Tuple> {
+    if let Some(echo) = p.packet.quoted_echo(quote) {
+        // Turned round: as if it were the other half of the exchange.
+        let is_request = !echo.is_request;
+        let other = Echo { is_request, ..echo };
+        return Some(masq::echo_tuple(other, quote.target, quote.source));
+    }
     let protocol = Protocol(quote.layout.protocol);
     if !protocol.is_balanced() || !quote.has_ports() {
         return None;
@@ -81,14 +91,15 @@ fn follow<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Verdict {
-    let masq = conn.method() == ForwardMethod::Masq;
-    if masq && !p.packet.icmp_sum_holds() {
+    if conn.method().is_nat() && !p.packet.icmp_sum_holds() {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     let next = match (direction, conn.method()) {
-        (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
+        (Direction::Out, ForwardMethod::FullNat) => conn.client().address,
+        (Direction::Out, method) if method.is_nat() => p.packet.target(),
         (Direction::Out, _) | (_, ForwardMethod::Local) => return Verdict::Pass,
         (_, ForwardMethod::Bypass) => p.packet.target(),
+        (_, ForwardMethod::FullNat | ForwardMethod::Masquerade) => conn.real().address,
         (_, ForwardMethod::Masq | ForwardMethod::Route | ForwardMethod::Tunnel) => {
             conn.real().address
         }

@@ -7,7 +7,7 @@ use crate::conn::{Conn, ConnTable, Direction, Index};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{Family, Protocol, Segment, TcpFlags};
 use crate::time::Instant;
-use crate::wire::icmp::Message;
+use crate::wire::icmp::{Echo, Message};
 use crate::wire::packet::{Fragment, Kind, number};
 use crate::wire::{self, Frame, Layout, Malformed, Packet};
 
@@ -17,9 +17,11 @@ pub mod errors;
 mod ike;
 pub mod lane;
 mod local;
+mod masq;
 pub mod message;
 pub mod neigh;
 mod persist;
+pub mod pools;
 pub mod probe;
 pub mod resolve;
 pub mod serve;
@@ -150,6 +152,7 @@ impl Director {
             Shape::NotForUs(why) => stack::pass_by(p, own, why),
             Shape::Arp => stack::hear_arp(p, own),
             Shape::IcmpError => self.relate_error(p, own),
+            Shape::Echo(echo) => self.handle_echo(echo, p, own),
             Shape::Fragment => stack::refuse_fragment(p, own),
             Shape::Other if ike::is_ipsec(p.packet.layout.protocol) => self.follow_ike(p, own),
             Shape::Other => stack::answer(p, own),
@@ -239,8 +242,28 @@ impl Director {
             admit::Admission::TableFull => Verdict::Drop(DropReason::TableFull),
             admit::Admission::Refused(verdict) => verdict,
             admit::Admission::Defended => Verdict::Drop(DropReason::Defence),
-            admit::Admission::NotOurs => stack::answer(p, own),
+            admit::Admission::NotOurs => self.handle_outward(p, prepared, segment, index, own),
             admit::Admission::NoRealServer => stack::refuse_service(p, own),
+        }
+    }
+
+    /// No service wants it: a host behind the director may open a connection outwards, or it is for our
+    /// own stack, or not ours.
+    fn handle_outward<P: Probe>(
+        &self,
+        p: &mut Passage<'_, '_, P>,
+        prepared: &Prepared,
+        segment: Segment,
+        index: &mut Index,
+        own: &mut Own,
+    ) -> Verdict {
+        match masq::admit(&self.table, &prepared.tuple, segment, p, own) {
+            Some(admit::Admission::Opened(conn)) => {
+                index.remember(prepared.hash, Direction::Out, &conn);
+                serve::serve(&conn, Direction::Out, segment, p, own)
+            }
+            Some(admit::Admission::Refused(verdict)) => verdict,
+            _ => stack::answer(p, own),
         }
     }
 
@@ -313,6 +336,8 @@ enum Shape {
     NotForUs(NotForUs),
     Arp,
     IcmpError,
+    /// An echo, where hosts are masqueraded.
+    Echo(Echo),
     Fragment,
     /// TCP, UDP or SCTP with a whole transport header.
     Flow(Segment),
@@ -362,6 +387,9 @@ impl<P: Probe> Passage<'_, '_, P> {
             Fragment::Whole if !serves => Shape::Other,
             Fragment::Whole if packet.is_icmp() && packet.icmp_message() == Message::Error => {
                 Shape::IcmpError
+            }
+            Fragment::Whole if own.snapshot.pools().masquerades(family) => {
+                packet.echo().map_or(Shape::Other, Shape::Echo)
             }
             Fragment::Whole => Shape::Other,
             _ => Shape::Fragment,

@@ -46,13 +46,14 @@ fn opens(segment: Segment) -> bool {
     match segment {
         Segment::Tcp(flags) => flags.syn(),
         Segment::Sctp { first, .. } => first == SCTP_INIT,
-        Segment::Udp => false,
+        Segment::Udp | Segment::Echo => false,
     }
 }
 
 /// Is it a new connection over the rest of an old one (`is_new_conn_expected`)?
 pub fn is_reused(conn: &Conn, segment: Segment, tunables: &Tunables) -> bool {
-    if !opens(segment) {
+    // A masqueraded connection is opened by the real server's side, and moves by its state table.
+    if !opens(segment) || conn.method() == ForwardMethod::Masquerade {
         return false;
     }
     let quiesced = conn
@@ -91,7 +92,7 @@ pub fn serve<P: Probe>(
     let outward = direction == Direction::Out;
     // A server of LVS-DR or LVS-TUN answers as the VIP. Routing drops what comes from outside under an
     // IPv4 address of the host itself before IPVS sees it (`fib_validate_source`).
-    if outward && conn.method() != ForwardMethod::Masq && is_own(p.packet.source(), own) {
+    if outward && !conn.method().is_nat() && is_own(p.packet.source(), own) {
         return Verdict::Pass;
     }
     if p.packet.has_options()
@@ -101,7 +102,7 @@ pub fn serve<P: Probe>(
     }
     // A reply is routed before IPVS sees it, a request after: so only a request that dies of its TTL
     // has moved the state.
-    if outward && p.packet.ttl() <= 1 && conn.method() == ForwardMethod::Masq {
+    if outward && p.packet.ttl() <= 1 && conn.method().is_nat() {
         return stack::complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
     }
     count(conn, direction, p.packet.ip_len(), own.worker);
@@ -171,13 +172,15 @@ pub(super) fn carry<P: Probe>(
     own: &mut Own,
 ) -> Verdict {
     let next = match (direction, conn.method()) {
-        (Direction::Out, ForwardMethod::Masq) => p.packet.target(),
+        (Direction::Out, ForwardMethod::Masq | ForwardMethod::Masquerade) => p.packet.target(),
+        (Direction::Out, ForwardMethod::FullNat) => conn.client().address,
         (Direction::Out, _) => return Verdict::Pass,
         (_, ForwardMethod::Bypass) => p.packet.target(),
         (_, ForwardMethod::Local) => return local::deliver(conn, p, own),
         _ if is_local(conn) => return local::deliver(conn, p, own),
         (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
         (_, ForwardMethod::Tunnel) => return tunnel::carry(conn, p, own),
+        (_, ForwardMethod::FullNat | ForwardMethod::Masquerade) => conn.real().address,
     };
     let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
         return no_route(direction, p, own);

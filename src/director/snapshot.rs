@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use foldhash::fast::FixedState;
 
 use super::classify::Classifier;
+use super::pools::Pools;
 use crate::lvs::tuple::{PackedAddress, pack};
 use crate::lvs::{
-    Endpoint, Family, Flow, ForwardMethod, Limits, MarkRule, Protocol, RealLive, RealServer,
-    ServiceKey, ServiceSpec, Timeouts, Tunables, Tunnel,
+    Endpoint, Family, Flow, ForwardMethod, Limits, MarkRule, Masquerading, Protocol, RealLive,
+    RealServer, ServiceKey, ServiceSpec, SourcePool, Timeouts, Tunables, Tunnel,
 };
 use crate::sched::Scheduler;
 use crate::wire::Mac;
@@ -102,6 +103,7 @@ pub struct Snapshot {
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
     marks: Classifier,
+    pools: Pools,
     serves: [bool; 2],
     has_ftp: bool,
     has_port_zero: bool,
@@ -242,6 +244,7 @@ impl Snapshot {
             masq_reals,
             starters,
             marks: Classifier::default(),
+            pools: Pools::default(),
             serves,
             has_ftp,
             has_port_zero,
@@ -257,6 +260,33 @@ impl Snapshot {
         self.vips
             .extend(vips.into_iter().map(|address| (address, ())));
         self
+    }
+
+    /// The same with the addresses that the director speaks from for others. It owns each of them on
+    /// the port that leads there.
+    pub fn with_pools(mut self, masquerading: &Masquerading, full_nat: &SourcePool) -> Snapshot {
+        self.pools = Pools::new(masquerading, full_nat);
+        let addresses: Vec<IpAddr> = self.pools.addresses().collect();
+        for address in addresses {
+            if let Some((port, _)) = self.route_to(address) {
+                self.own.entry(address).or_insert(port);
+            }
+        }
+        for family in [Family::V4, Family::V6] {
+            self.serves[family as usize] |= self.pools.masquerades(family);
+        }
+        self
+    }
+
+    /// The addresses that the director speaks from for others.
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// Is it where a service listens?
+    pub fn is_service(&self, protocol: Protocol, virt: Endpoint) -> bool {
+        self.by_key
+            .contains_key(&ServiceKey::Address { protocol, virt })
     }
 
     /// The rules for marks.
@@ -308,7 +338,7 @@ impl Snapshot {
         self.by_key.get(key).map(|index| &self.services[*index])
     }
 
-    /// Is there a service of this family at all? Without one IPVS has no hand in the family's packets,
+    /// Is there a service of this family at all, or a masqueraded host? Without a service IPVS has no hand in the family's packets,
     /// those of connections that are left included (`ip_vs_unregister_hooks`).
     pub fn serves(&self, family: Family) -> bool {
         self.serves[family as usize]

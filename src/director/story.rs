@@ -209,8 +209,16 @@ impl Probe for Teller {
                     Direction::Out => ("source", before.source, after.source),
                     _ => ("target", before.target, after.target),
                 };
+                let (other, from, to) = match direction {
+                    Direction::Out => ("target", before.target, after.target),
+                    _ => ("source", before.source, after.source),
+                };
+                let other = match from == to {
+                    true => String::new(),
+                    false => format!(", {other} {from} -> {to}"),
+                };
                 let method = conn.method().name();
-                let text = format!("{method}: {end} {old} -> {new}, ttl {ttl}, {checksum}");
+                let text = format!("{method}: {end} {old} -> {new}{other}, ttl {ttl}, {checksum}");
                 self.say("forward", text);
             }
             Step::Sent {

@@ -58,6 +58,16 @@ fn house_with(
     knows_macs: bool,
     change: impl FnOnce(&mut Parts),
 ) -> House {
+    house_as(key, real_port, knows_macs, change, |snapshot| snapshot)
+}
+
+fn house_as(
+    key: ServiceKey,
+    real_port: u16,
+    knows_macs: bool,
+    change: impl FnOnce(&mut Parts),
+    finish: impl FnOnce(Snapshot) -> Snapshot,
+) -> House {
     let now = Instant::ZERO + Duration::from_secs(1000);
     let table = Arc::new(ConnTable::new(1000, 7));
     let endpoint = Endpoint::new(RIP.into(), real_port);
@@ -99,7 +109,7 @@ fn house_with(
         limits: Limits::default(),
     };
     change(&mut parts);
-    let snapshot = Snapshot::new(parts);
+    let snapshot = finish(Snapshot::new(parts));
     let (outside, inside) = (MemoryNic::new(false), MemoryNic::new(false));
     let setup = WorkerSetup {
         number: 0,
@@ -173,6 +183,18 @@ fn udp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), ports: (u16, u16), message: &[u8
     let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0).ipv4(ips.0, ips.1, 64);
     let mut frame = Vec::new();
     let written = builder.udp(ports.0, ports.1).write(&mut frame, message);
+    written.expect("a vector takes everything");
+    frame
+}
+
+/// A whole ICMP message: its header, of which the checksum is put in, and what follows.
+fn icmp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), header: [u8; 8], rest: &[u8]) -> Vec<u8> {
+    let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0).ipv4(ips.0, ips.1, 64);
+    let [kind, code, _, _, bytes5to8 @ ..] = header;
+    let mut frame = Vec::new();
+    let written = builder
+        .icmpv4_raw(kind, code, bytes5to8)
+        .write(&mut frame, rest);
     written.expect("a vector takes everything");
     frame
 }
@@ -479,5 +501,7 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
     assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
 
+mod full_nat_tests;
 mod mark_tests;
+mod masq_tests;
 mod sip_tests;

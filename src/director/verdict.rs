@@ -85,6 +85,10 @@ drop_reasons! {
     Defence = "defence",
     /// A service's persistence engine found no Call-ID in it.
     NoCallId = "no-call-id",
+    /// No address and port of the pool is free for a connection of full NAT or of a masqueraded host.
+    NoSourcePort = "no-source-port",
+    /// There are as many masqueraded connections as there may be.
+    MasqueradeFull = "masquerade-full",
     /// This director is the backup.
     NotPrimary = "not-primary",
 }

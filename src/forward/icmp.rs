@@ -1,6 +1,6 @@
 //! An ICMP error about a connection follows the connection (`ip_vs_nat_icmp`).
 
-use super::Outcome;
+use super::{Outcome, full};
 use crate::conn::{Conn, Direction};
 use crate::lvs::ForwardMethod;
 use crate::wire::Packet;
@@ -11,14 +11,16 @@ use crate::wire::icmp::Quote;
 /// complains about what the client sent: it comes from the VIP, also if a router made it.
 pub fn apply(conn: &Conn, direction: Direction, quote: &Quote, packet: &mut Packet<'_>) -> Outcome {
     match (direction, conn.method()) {
-        (Direction::Out, ForwardMethod::Masq) => {
+        (Direction::Out, ForwardMethod::FullNat) => full::error_to_client(conn, quote, packet),
+        (_, ForwardMethod::FullNat) => full::error_to_real(conn, quote, packet),
+        (Direction::Out, ForwardMethod::Masq | ForwardMethod::Masquerade) => {
             let virt = conn.virt();
             packet.set_icmp_source(virt.address);
             packet.set_quoted_target(quote, virt.address, virt.port);
             Outcome::Ready(packet.target())
         }
         (Direction::Out, _) => Outcome::Untouched,
-        (_, ForwardMethod::Masq) => {
+        (_, ForwardMethod::Masq | ForwardMethod::Masquerade) => {
             let real = conn.real();
             packet.set_icmp_target(real.address);
             packet.set_quoted_source(quote, real.address, real.port);

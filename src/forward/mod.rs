@@ -7,7 +7,9 @@ use crate::conn::{Conn, Direction};
 use crate::lvs::ForwardMethod;
 use crate::wire::Packet;
 
+pub mod full;
 pub mod icmp;
+pub mod masq;
 pub mod nat;
 pub mod tunnel;
 
@@ -27,8 +29,12 @@ pub enum Outcome {
 pub fn apply(conn: &Conn, direction: Direction, packet: &mut Packet<'_>) -> Outcome {
     match (direction, conn.method()) {
         (Direction::Out, ForwardMethod::Masq) => nat::to_client(conn, packet),
+        (Direction::Out, ForwardMethod::FullNat) => full::to_client(conn, packet),
+        (Direction::Out, ForwardMethod::Masquerade) => masq::to_world(conn, packet),
         (Direction::Out, _) => Outcome::Untouched,
         (_, ForwardMethod::Masq) => nat::to_real(conn, packet),
+        (_, ForwardMethod::FullNat) => full::to_real(conn, packet),
+        (_, ForwardMethod::Masquerade) => masq::to_host(conn, packet),
         (_, ForwardMethod::Route) => Outcome::Ready(conn.real().address),
         (_, ForwardMethod::Local) => Outcome::Untouched,
         (_, ForwardMethod::Tunnel) => Outcome::Enclosed(conn.real().address),

@@ -202,6 +202,8 @@ pub enum Segment {
     Tcp(TcpFlags),
     /// A UDP datagram; there is nothing more to know.
     Udp,
+    /// An ICMP echo, request or reply, of a masqueraded host.
+    Echo,
     /// The types of the first SCTP chunk and, where it counts, of the one behind it.
     Sctp {
         /// Type of the first chunk (RFC 9260 section 3.2).

@@ -21,6 +21,12 @@ pub enum ForwardMethod {
     Route = 3,
     /// Sent on to its original target (`cache_bypass`).
     Bypass = 4,
+    /// Full NAT, an addition of ours: the client's end is rewritten too, so that the real server
+    /// answers to the director wherever its routes lead. The kernel has no such number.
+    FullNat = 5,
+    /// No service's: an entry of a connection that a host behind the director opened outwards. The
+    /// kernel has no such number.
+    Masquerade = 6,
 }
 
 impl ForwardMethod {
@@ -32,7 +38,22 @@ impl ForwardMethod {
             ForwardMethod::Tunnel => "Tunnel",
             ForwardMethod::Route => "Route",
             ForwardMethod::Bypass => "Bypass",
+            ForwardMethod::FullNat => "FullNAT",
+            ForwardMethod::Masquerade => "Masqued",
         }
+    }
+
+    /// Does the director rewrite both directions, so that answers must pass it?
+    pub const fn is_nat(self) -> bool {
+        matches!(
+            self,
+            ForwardMethod::Masq | ForwardMethod::FullNat | ForwardMethod::Masquerade
+        )
+    }
+
+    /// Can a real server be configured with it?
+    pub const fn is_configurable(self) -> bool {
+        !matches!(self, ForwardMethod::Bypass | ForwardMethod::Masquerade)
     }
 }
 

@@ -468,7 +468,7 @@ fn opens(segment: Segment) -> bool {
     match segment {
         Segment::Tcp(flags) => flags.syn(),
         Segment::Sctp { first, .. } => first == SCTP_INIT,
-        Segment::Udp => false,
+        Segment::Udp | Segment::Echo => false,
     }
 }
 

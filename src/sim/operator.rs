@@ -328,6 +328,14 @@ pub fn line_of(command: &Command) -> String {
         Command::SetMarks(rules) => format!("mark packets by {} rules", rules.len()),
         Command::StartSync(daemon) => format!("start the synchronisation's {:?}", daemon.role),
         Command::StopSync(role) => format!("stop the synchronisation's {role:?}"),
+        Command::SetPools {
+            masquerading,
+            full_nat,
+        } => format!(
+            "masquerade {} networks, full NAT from {} addresses",
+            masquerading.prefixes.len(),
+            full_nat.addresses.len()
+        ),
         Command::Batch(all) => {
             let all: Vec<String> = all.iter().map(line_of).collect();
             format!("all or nothing: [{}]", all.join("; "))

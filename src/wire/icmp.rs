@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::checksum::{self, Sum};
+use super::checksum::{self, Delta, Sum};
 use super::packet::{Fragment, Kind, Layout, Packet, number};
 
 /// The messages that mean something to a director.
@@ -170,10 +170,43 @@ impl Packet<'_> {
             }
         }
         if quote.layout.transport {
-            let at = start + usize::from(quote.layout.l4) + port_at;
-            self.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+            let at = start + usize::from(quote.layout.l4);
+            match quote.layout.protocol {
+                number::ICMP | number::ICMPV6 => self.put_ident(at, port),
+                _ => self.bytes[at + port_at..][..2].copy_from_slice(&port.to_be_bytes()),
+            }
         }
         self.refresh_icmp_sum();
+    }
+
+    /// Of an echo, request or reply: is it a request, and its identifier.
+    pub fn echo(&self) -> Option<Echo> {
+        let body = self.transport();
+        let whole = self.is_icmp() && self.layout.fragment == Fragment::Whole;
+        whole.then(|| echo_in(self.layout.kind, body)).flatten()
+    }
+
+    /// Replaces the identifier of an echo and repairs the sum by difference.
+    pub fn set_echo_ident(&mut self, ident: u16) {
+        self.put_ident(self.l4(), ident);
+    }
+
+    fn put_ident(&mut self, icmp_at: usize, ident: u16) {
+        let word = |bytes: &[u8], at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let (old, sum) = (word(self.bytes, icmp_at + 4), word(self.bytes, icmp_at + 2));
+        let sum = Delta::none().word(old, ident).apply(sum);
+        self.bytes[icmp_at + 2..icmp_at + 4].copy_from_slice(&sum.to_be_bytes());
+        self.bytes[icmp_at + 4..icmp_at + 6].copy_from_slice(&ident.to_be_bytes());
+    }
+
+    /// The echo that an ICMP error quotes.
+    pub fn quoted_echo(&self, quote: &Quote) -> Option<Echo> {
+        let icmp = matches!(quote.layout.protocol, number::ICMP | number::ICMPV6);
+        if !icmp || !quote.has_ports() {
+            return None;
+        }
+        let at = QUOTE_AT + usize::from(quote.layout.l4);
+        echo_in(quote.layout.kind, self.transport().get(at..)?)
     }
 
     /// Replaces an ICMP message's own source address; an ICMPv6 sum covers it.
@@ -193,6 +226,29 @@ impl Packet<'_> {
             self.refresh_icmp_sum();
         }
     }
+}
+
+/// An echo, request or reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    /// It asks.
+    pub is_request: bool,
+    /// By what the one who asks knows the reply.
+    pub ident: u16,
+}
+
+/// Reads the first eight bytes of an ICMP message (RFC 792, RFC 4443 section 4).
+fn echo_in(kind: Kind, message: &[u8]) -> Option<Echo> {
+    let is_request = match (kind, message.first()?) {
+        (Kind::V4, 8) | (Kind::V6, 128) => true,
+        (Kind::V4, 0) | (Kind::V6, 129) => false,
+        _ => return None,
+    };
+    let ident: [u8; 2] = message.get(4..6)?.try_into().ok()?;
+    (message.len() >= QUOTE_AT).then_some(Echo {
+        is_request,
+        ident: u16::from_be_bytes(ident),
+    })
 }
 
 /// The packet that an ICMP error quotes.

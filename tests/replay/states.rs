@@ -76,7 +76,7 @@ impl Setup {
             && match segment {
                 Segment::Tcp(flags) => !flags.rst() && (flags.syn() || self.sloppy),
                 Segment::Sctp { first, .. } => first == chunk("INIT"),
-                Segment::Udp => true,
+                Segment::Udp | Segment::Echo => true,
             }
     }
 }
@@ -87,7 +87,7 @@ fn replaces(old: State, direction: Direction, segment: Segment) -> bool {
     let opening = match segment {
         Segment::Tcp(flags) => flags.syn(),
         Segment::Sctp { first, .. } => first == chunk("INIT"),
-        Segment::Udp => false,
+        Segment::Udp | Segment::Echo => false,
     };
     direction != Direction::Out && closed && opening
 }

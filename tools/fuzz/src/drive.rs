@@ -130,6 +130,7 @@ impl Run {
             neigh_entries_max: if tape.once_in(4) { 3 } else { 64 },
             wheel_pops_per_breath_max: 64,
             answers_per_breath_max: 8,
+            masquerade_entries_max: if tape.once_in(4) { 3 } else { 100 },
         };
         let seed = u64::from(tape.byte());
         let raw_ip = seed >= 0xc0;
@@ -272,6 +273,7 @@ impl Run {
         for query in [
             Query::Services(None),
             Query::Connections,
+            Query::Masqueraded,
             Query::Timeouts,
             Query::Account,
             Query::Status,
@@ -446,6 +448,12 @@ impl Run {
         self.settle();
         self.check();
         assert_eq!(self.table.len(), 0, "entries outlive their time");
+        let (masqueraded, keys) = (self.table.masqueraded(), self.table.whole_keys());
+        assert_eq!(
+            (masqueraded, keys),
+            (0, 0),
+            "masqueraded ones outlive theirs"
+        );
         for worker in &self.workers {
             assert_eq!(worker.account().held, 0, "frames wait for ever");
         }
