@@ -12,7 +12,7 @@ use ulvs::config::{Command, Request, codec, rules};
 use ulvs::conn::{Conn, Direction, entry::Opening};
 use ulvs::director::DropReason;
 use ulvs::forward;
-use ulvs::lvs::tuple::{Tuple, pack};
+use ulvs::lvs::tuple::{PackedAddress, Tuple, pack};
 use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive};
 use ulvs::rng::Rng;
 use ulvs::time::Instant;
@@ -49,6 +49,15 @@ fn address(v4: bool) -> impl Strategy<Value = IpAddr> {
 fn ends(v4: bool) -> impl Strategy<Value = [(IpAddr, u16); 3]> {
     let end = || (address(v4), any::<u16>());
     [end(), end(), end()]
+}
+
+/// Four endpoints of one family.
+fn four_ends() -> impl Strategy<Value = [(IpAddr, u16); 4]> {
+    let of = |v4: bool| {
+        let end = move || (address(v4), any::<u16>());
+        [end(), end(), end(), end()]
+    };
+    prop_oneof![of(true), of(false)]
 }
 
 /// Three endpoints of one family.
@@ -139,8 +148,23 @@ fn mirror(frame: &mut [u8]) {
 }
 
 fn connection(client: (IpAddr, u16), vip: (IpAddr, u16), rip: (IpAddr, u16)) -> Conn {
-    let packed = |end: (IpAddr, u16)| (pack(end.0), end.1);
-    let opening = Opening {
+    Conn::open(
+        opening(client, vip, rip, ForwardMethod::Masq),
+        Instant::ZERO,
+    )
+}
+
+fn packed(end: (IpAddr, u16)) -> (PackedAddress, u16) {
+    (pack(end.0), end.1)
+}
+
+fn opening(
+    client: (IpAddr, u16),
+    vip: (IpAddr, u16),
+    rip: (IpAddr, u16),
+    method: ForwardMethod,
+) -> Opening {
+    Opening {
         tuple: Tuple::new(
             Family::of(vip.0),
             Protocol::TCP,
@@ -148,13 +172,17 @@ fn connection(client: (IpAddr, u16), vip: (IpAddr, u16), rip: (IpAddr, u16)) -> 
             packed(vip),
         ),
         real: packed(rip),
-        method: ForwardMethod::Masq,
+        method,
         server: Some(Arc::new(RealLive::new(1, Endpoint::new(rip.0, rip.1), 1))),
         control: None,
         mark: 0,
         template: false,
-    };
-    Conn::open(opening, Instant::ZERO)
+    }
+}
+
+/// Ready for this address.
+fn ready(address: IpAddr) -> forward::Outcome {
+    forward::Outcome::Ready(address)
 }
 
 proptest! {
@@ -221,6 +249,92 @@ proptest! {
         });
         mirror(&mut frame);
         prop_assert_eq!(before, frame);
+    }
+
+    #[test]
+    fn full_nat_there_and_back_is_the_identity(
+        [client, vip, rip, local] in four_ends(),
+        cargo in cargo(),
+    ) {
+        let opening = opening(client, vip, rip, ForwardMethod::FullNat);
+        let conn = Conn::open_full_nat(opening, packed(local), Instant::ZERO);
+        let (mut frame, offload) = cargo.frame(client, vip);
+        let before = frame.clone();
+        edit(&mut frame, offload, |packet| {
+            assert_eq!(forward::apply(&conn, Direction::In, packet), ready(rip.0));
+            assert_eq!((packet.source(), packet.target()), (local.0, rip.0));
+            assert_eq!((packet.source_port(), packet.target_port()), (local.1, rip.1));
+        });
+        prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
+        mirror(&mut frame);
+        edit(&mut frame, offload, |packet| {
+            assert_eq!(forward::apply(&conn, Direction::Out, packet), ready(client.0));
+        });
+        prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
+        mirror(&mut frame);
+        prop_assert_eq!(before, frame);
+    }
+
+    #[test]
+    fn masquerading_there_and_back_is_the_identity(
+        [far, public, host] in any_ends(),
+        cargo in cargo(),
+    ) {
+        let opening = opening(far, public, host, ForwardMethod::Masquerade);
+        let conn = Conn::open(opening, Instant::ZERO);
+        let (mut frame, offload) = cargo.frame(host, far);
+        let before = frame.clone();
+        edit(&mut frame, offload, |packet| {
+            assert_eq!(forward::apply(&conn, Direction::Out, packet), ready(far.0));
+            assert_eq!((packet.source(), packet.source_port()), public);
+        });
+        prop_assert!(sums_are_right(&frame, offload), "{frame:02x?}");
+        mirror(&mut frame);
+        edit(&mut frame, offload, |packet| {
+            assert_eq!(forward::apply(&conn, Direction::In, packet), ready(host.0));
+        });
+        mirror(&mut frame);
+        prop_assert_eq!(before, frame);
+    }
+
+    /// An echo, and the error that a router makes of it.
+    #[test]
+    fn masqueraded_echoes_there_and_back_are_the_identity(
+        [far, public, host] in any_ends(),
+        payload in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let v4 = far.0.is_ipv4();
+        let (kind, protocol) = if v4 { (8, Protocol::ICMP) } else { (128, Protocol::ICMPV6) };
+        let mut opening = opening((far.0, 0), public, host, ForwardMethod::Masquerade);
+        let family = Family::of(far.0);
+        opening.tuple = Tuple::new(family, protocol, packed((far.0, 0)), packed(public));
+        let conn = Conn::open(opening, Instant::ZERO);
+        let rest = [&host.1.to_be_bytes()[..], &[0, 7], &payload].concat();
+        let asked = frames::icmp(host.0, far.0, kind, 0, &rest);
+        let mut frame = guests::frame_of(PRIVATE, &asked);
+        edit(&mut frame, Offload::default(), |packet| {
+            assert_eq!(forward::apply(&conn, Direction::Out, packet), ready(far.0));
+            assert_eq!(packet.echo().map(|echo| echo.ident), Some(public.1));
+        });
+        prop_assert!(sums_are_right(&frame, Offload::default()), "{frame:02x?}");
+        let (_, left) = guests::packet_of(&frame).expect("a whole packet");
+        let (kind, code) = if v4 { (11, 0) } else { (3, 0) };
+        let error = frames::icmp_error(far.0, public.0, kind, code, left);
+        let mut heard = guests::frame_of(PUBLIC, &error);
+        edit(&mut heard, Offload::default(), |packet| {
+            let quote = packet.quote().expect("it quotes the echo");
+            let outcome = forward::icmp::apply(&conn, Direction::In, &quote, packet);
+            assert_eq!(outcome, ready(host.0));
+            let quote = packet.quote().expect("still");
+            let echo = packet.quoted_echo(&quote).expect("an echo");
+            assert_eq!((quote.source, quote.target, echo.ident), (host.0, far.0, host.1));
+        });
+        prop_assert!(sums_are_right(&heard, Offload::default()), "{heard:02x?}");
+        edit(&mut frame, Offload::default(), |packet| {
+            packet.set_icmp_source(host.0);
+            packet.set_echo_ident(host.1);
+        });
+        prop_assert_eq!(guests::packet_of(&frame).expect("whole").1, &asked[..]);
     }
 
     #[test]

@@ -26,7 +26,8 @@ pub struct Made {
 /// The next frame, and where it goes. `recent` is what the director sent lately.
 pub fn make(tape: &mut Tape<'_>, recent: &VecDeque<(usize, Vec<u8>)>) -> Made {
     let (port, packet, mut by_the_book) = match tape.below(16) {
-        0..=6 => request(tape),
+        0..=5 => request(tape),
+        6 => outward(tape),
         7..=10 => answer(tape, recent),
         11..=12 => complaint(tape, recent),
         13 => ping(tape),
@@ -127,6 +128,31 @@ fn request(tape: &mut Tape<'_>) -> (usize, Vec<u8>, bool) {
     (port, transport(tape, source, target), true)
 }
 
+/// A machine inside opens a connection outwards, asks somebody there whether it lives, or something in
+/// the same family that is no way out.
+fn outward(tape: &mut Tape<'_>) -> (usize, Vec<u8>, bool) {
+    let source = tape.pick(&world::reals());
+    let everybody = [&world::clients()[..], &world::vips(), &world::own()].concat();
+    let there = everybody.into_iter();
+    let there: Vec<IpAddr> = there
+        .filter(|target| target.is_ipv4() == source.is_ipv4())
+        .collect();
+    let target = tape.pick(&there);
+    let ident = 1024 + u16::from(tape.byte() % 4);
+    let port = if tape.once_in(16) { PUBLIC } else { PRIVATE };
+    if tape.once_in(4) {
+        let kind = if source.is_ipv4() { 8 } else { 128 };
+        let rest = [&ident.to_be_bytes()[..], &[0, 1], b"ping"].concat();
+        return (port, frames::icmp(source, target, kind, 0, &rest), true);
+    }
+    let other = tape.pick(&[80, 53, 1234]);
+    (
+        port,
+        transport(tape, (source, ident), (target, other)),
+        true,
+    )
+}
+
 fn client_of_family(address: IpAddr) -> IpAddr {
     let mut clients = world::clients().into_iter();
     let found = clients.find(|client| client.is_ipv4() == address.is_ipv4());
@@ -171,6 +197,11 @@ fn answer(tape: &mut Tape<'_>, recent: &VecDeque<(usize, Vec<u8>)>) -> (usize, V
         }
         frames::UDP => frames::udp(from, to, &payload),
         frames::SCTP => frames::sctp(from, to, tape.byte() % 16),
+        frames::ICMP | frames::ICMPV6 if matches!(packet[header], 8 | 128) => {
+            // An echo's reply is the same but for its type.
+            let kind = if packet[header] == 8 { 0 } else { 129 };
+            frames::icmp(target, source, kind, 0, &packet[header + 4..])
+        }
         _ => return request(tape),
     };
     (*port, reply, true)

@@ -7,8 +7,8 @@ use ulvs::config::{Command, RealSpec};
 use ulvs::director::snapshot::{Port, Side};
 use ulvs::lvs::service::{Netmask, Persistence, ServiceFlags};
 use ulvs::lvs::{
-    Endpoint, Family, ForwardMethod, Protocol, RealKey, ServiceKey, ServiceSpec, Thresholds,
-    Timeouts, Weight,
+    Endpoint, Family, ForwardMethod, Masquerading, Protocol, RealKey, ServiceKey, ServiceSpec,
+    SourcePool, Thresholds, Timeouts, Weight,
 };
 use ulvs::wire::Mac;
 
@@ -157,7 +157,7 @@ pub fn targets() -> [End; 9] {
 /// What every run begins with: four services with all real servers of their family.
 pub fn first_commands() -> Vec<Command> {
     let keys = service_keys();
-    let mut commands = Vec::new();
+    let mut commands = vec![pools(["1.2.3.7", "fd00:c::7"], (1024, 1031))];
     for (key, scheduler) in keys[..4].iter().zip(["wlc", "rr", "wrr", "lc"]) {
         commands.push(Command::AddService(ServiceSpec::new(*key, scheduler)));
         for (index, address) in reals().into_iter().enumerate() {
@@ -180,6 +180,22 @@ fn real(address: IpAddr, port: u16, weight: i32, method: ForwardMethod) -> RealS
         method,
         tunnel: Default::default(),
         thresholds: Thresholds::default(),
+    }
+}
+
+/// The machines inside speak as these addresses, the director itself as one more.
+fn pools(public: [&str; 2], ports: (u16, u16)) -> Command {
+    let prefixes = vec![(ip("192.168.1.0"), 24), (ip("fd00:5::"), 64)];
+    let pool = |addresses: [&str; 2]| SourcePool {
+        addresses: addresses.map(ip).to_vec(),
+        ports,
+    };
+    Command::SetPools {
+        masquerading: Masquerading {
+            prefixes,
+            pool: pool(public),
+        },
+        full_nat: pool(["192.168.1.250", "fd00:5::fa"]),
     }
 }
 
@@ -212,8 +228,18 @@ pub fn command(tape: &mut Tape<'_>) -> Command {
             name: tape.pick(&TUNABLES).to_string(),
             value: tape.below(4).to_string(),
         },
-        _ => match tape.below(4) {
+        _ => match tape.below(6) {
             0 => Command::Flush,
+            1 => {
+                let last = 1024 + u16::from(tape.byte() % 4);
+                // Under a VIP, or one that nobody can have.
+                let public = tape.pick(&[["1.2.3.1", "fd00:c::1"], ["224.0.0.1", "fd00:c::7"]]);
+                pools(public, (1024, last))
+            }
+            2 => Command::SetPools {
+                masquerading: Masquerading::default(),
+                full_nat: SourcePool::default(),
+            },
             _ => Command::Batch((0..tape.below(4)).map(|_| command(tape)).collect()),
         },
     }
@@ -262,10 +288,11 @@ fn any_real(tape: &mut Tape<'_>, service: ServiceKey) -> RealSpec {
         _ => tape.pick(&of_family),
     };
     let port = tape.pick(&[service.port(), service.port(), 8080, 0]);
-    let method = match tape.below(8) {
+    let method = match tape.below(9) {
         0 => ForwardMethod::Route,
         1 => ForwardMethod::Local,
         2 => ForwardMethod::Tunnel,
+        3 => ForwardMethod::FullNat,
         _ => ForwardMethod::Masq,
     };
     let mut spec = real(address, port, i32::from(tape.byte() % 5) - 1, method);
