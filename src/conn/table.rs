@@ -252,7 +252,7 @@ impl ConnTable {
         shard.insert(
             hash,
             ((), SharedValue::new(Arc::clone(&conn))),
-            |(_, conn)| conn.get().client_hash(self.seed),
+            |(_, conn)| self.hash_of(conn.get()),
         );
         Ok(conn)
     }
@@ -340,7 +340,7 @@ impl ConnTable {
         if removed.is_some() && shard.capacity() > SHARD_KEEP && shard.len() * 8 < shard.capacity()
         {
             let keep = shard.len() * 2;
-            shard.shrink_to(keep, |(_, conn)| conn.get().client_hash(self.seed));
+            shard.shrink_to(keep, |(_, conn)| self.hash_of(conn.get()));
         }
         drop(shard);
         if removed.is_some() {

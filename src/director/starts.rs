@@ -11,7 +11,7 @@ use super::probe::Probe;
 use super::snapshot::Service;
 use super::stack;
 use super::verdict::DropReason;
-use crate::conn::{Conn, ConnTable};
+use crate::conn::{Conn, ConnTable, template};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{Protocol, RealServer, ServiceKey};
 use crate::wire::answer::IcmpError;
@@ -71,7 +71,8 @@ pub(super) fn admit<P: Probe>(
     Some(admission)
 }
 
-/// The template of this call, which the server speaks for if nobody did before.
+/// The template of this call. It follows the server that speaks: one that says another server is
+/// disowned, like one whose server is gone.
 fn template<P: Probe>(
     table: &ConnTable,
     inward: Tuple,
@@ -80,9 +81,16 @@ fn template<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Arc<Conn>> {
-    let key = TemplateKey::new(service, inward, p).ok()?;
-    match persist::find(table, &key, service, &own.snapshot, p.now) {
-        Some(known) => Some(known),
-        None => persist::remember(table, key, service, (real, tuple.source_port()), p, own),
+    let key = template::key(&service.spec, &inward, p.mark);
+    let key = TemplateKey::new(service, key, p).ok()?;
+    if let Some(known) = persist::find(table, &key, service, &own.snapshot, p.now) {
+        if known
+            .server()
+            .is_some_and(|server| Arc::ptr_eq(server, &real.live))
+        {
+            return Some(known);
+        }
+        known.disown();
     }
+    persist::remember(table, key, service, (real, tuple.source_port()), p, own)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{SEED, conn, counts, opening, server, tuple};
-use crate::conn::{Conn, ConnTable, Direction, TableFull};
+use crate::conn::{Conn, ConnTable, Direction, EngineData, Opening, TableFull};
 use crate::lvs::Protocol;
 use crate::time::Instant;
 
@@ -115,4 +115,31 @@ fn every_entry_is_shown_once_and_a_drained_table_starts_over() {
         assert_eq!((table.len(), counts(&server)), (0, [0; 3]));
         table.for_each(|_| panic!("nobody is left"));
     }
+}
+
+#[test]
+fn calls_are_found_however_full_the_table_becomes() {
+    const CALLS: u16 = 5000;
+    let (server, table) = (server(), ConnTable::new(10_000, SEED));
+    let call = |number: u16| EngineData::new(format!("{number}@h").as_bytes()).expect("short");
+    let key = tuple(Protocol::UDP, 0);
+    let templates: Vec<Arc<Conn>> = (0..CALLS)
+        .map(|number| {
+            let template = Opening {
+                template: true,
+                ..opening(key, &server)
+            };
+            let template = Arc::new(Conn::open(template, Instant::ZERO));
+            table.insert_engine_template(template, call(number))
+        })
+        .collect::<Result<_, TableFull>>()
+        .expect("there is room");
+    for (number, template) in (0..CALLS).zip(&templates) {
+        let found = table.find_engine_template(&key, &call(number));
+        assert!(found.is_some_and(|found| Arc::ptr_eq(&found, template)));
+    }
+    for template in &templates {
+        table.remove(template);
+    }
+    assert!(table.is_empty(), "{} are left", table.len());
 }
