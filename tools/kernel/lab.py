@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import time
+import traceback
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -46,6 +47,11 @@ def mac_server(number):
     return bytes([2, 0, 0, 0, 5, number])
 
 
+def number_of(server):
+    """The number of the machine with this address."""
+    return int(server.rpartition(":")[2], 16) if ":" in server else int(server.rpartition(".")[2])
+
+
 def run(words, text=""):
     return subprocess.run(words, input=text, capture_output=True, text=True)
 
@@ -53,6 +59,40 @@ def run(words, text=""):
 def write(path, value):
     with open("/proc/sys/" + path, "w") as file:
         file.write(str(value))
+
+
+def read(path):
+    with open("/proc/sys/" + path) as file:
+        return file.read().strip()
+
+
+def refused(path, value):
+    """Why it cannot be written, if so."""
+    try:
+        write(path, value)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def child(work):
+    """A process that does this work. It comes after the kernel's own threads, which carry frames."""
+    number = os.fork()
+    if number:
+        return number
+    os.nice(5)
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def end_of(number):
+    return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
 
 
 def write_if_there(path, value):
@@ -91,7 +131,7 @@ def wait_until_running(interface):
 
 def prepare():
     """Once in a guest, before the first director."""
-    done = run(["modprobe", "-a", "ipv6", "ip_vs", "veth"])
+    done = run(["modprobe", "-a", "ipv6", "ip_vs", "ip_vs_lblc", "ip_vs_lblcr", "veth"])
     if done.returncode:
         raise RuntimeError(done.stderr)
     write("net/ipv6/conf/default/disable_ipv6", 1)  # the far ends are to be silent
@@ -232,13 +272,15 @@ class Director:
     def entries(self, client=None):
         """The connection table, or what in it belongs to this client (address, port)."""
         # Most lines are other clients': only those that may be wanted are read word by word.
-        wanted = in_hexadecimal(client[0]) if client else ""
+        wanted = "%s %04X" % (in_hexadecimal(client[0]), client[1]) if client else ""
         rows = []
         for line in self.stable("/proc/thread-self/net/ip_vs_conn", wanted):
             words = line.split()
             row = dict(proto=words[0], client=endpoint(words[1], words[2]),
                        virtual=endpoint(words[3], words[4]), dest=endpoint(words[5], words[6]),
                        state=words[7], expires=int(words[8]))
+            if len(words) > 9:
+                row["pe"] = words[9:11]
             if not client or row["client"] == name(*client):
                 rows.append(row)
         return rows

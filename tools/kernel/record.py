@@ -5,18 +5,28 @@ excuses a difference) and `sums` (how much was done). Runs in the guest:
 
     record.py FOLDER SEED...
 """
+import heapq
 import json
 import os
 import sys
 import time
 
 import lab
-from draw import (CHUNKS_CLIENT, CHUNKS_SERVER, PROTOCOLS, SYSCTL_VALUES, Draw, place)
+from draw import (CHUNKS_CLIENT, CHUNKS_SERVER, PROBES, PROTOCOLS, SYSCTL_IDLE, SYSCTL_VALUES, Draw,
+                  place)
 from frames import (SCTP, TCP, TUNNELS, UDP, Seen, ethernet, icmp, ip, sctp, tcp, udp)
 
 ACTIONS = 130
-# Directors whose interfaces come up at the same time.
-AT_ONCE = 20
+# Processes that play at the same time: mostly they wait.
+PLAYERS = 4
+# Without clock steps a seed begins nothing new after so many seconds, whatever it has drawn.
+SECONDS_MAX = 8
+# The shortest timeouts of states, and around their end the time in which nothing is looked at: kernel
+# timers of 4 s were seen to be up to 0.09 s late, of 10 s up to 0.63 s.
+SHORT = {SCTP: 4, TCP: 10}
+BEFORE_S, BEHIND_S = 0.3, {SCTP: 0.25, TCP: 0.85}
+# With clock steps all ends within 1.2 s of the last one, or waits for the next.
+SECONDS_BETWEEN = 1.2
 
 
 class Connection:
@@ -36,7 +46,9 @@ class Recording:
         self.steps, self.connections = [], []
         self.sums = dict(decisions=0, sequences=0, packets=0, commands=0)
         self.port = 1024
-        self.start = time.monotonic()
+        self.last = None    # packet
+        self.due = []       # spans of time in which entries may end
+        self.start = self.woke = time.monotonic()
 
     # -- steps
 
@@ -44,7 +56,23 @@ class Recording:
         step["at"] = round((at or time.monotonic()) - self.start, 4)
         self.steps.append(step)
 
+    def keep_away(self):
+        """Before anything is looked at: deadlines are passed while nobody looks."""
+        if self.draw.clock:
+            if time.monotonic() - self.woke > SECONDS_BETWEEN:
+                self.pass_time()
+            return
+        while self.due and time.monotonic() > self.due[0][0]:
+            self.sleep(max(0, heapq.heappop(self.due)[1] - time.monotonic()))
+
+    def note_due(self, protocol):
+        """When the entry of this packet may end, if that is soon."""
+        if protocol in SHORT:
+            due = time.monotonic() + SHORT[protocol]
+            heapq.heappush(self.due, (due - BEFORE_S, due + BEHIND_S[protocol]))
+
     def ipvsadm(self, words, text=None):
+        self.keep_away()
         at = time.monotonic()
         done = self.director.ipvsadm(words, text or "")
         step = dict(do="ipvsadm", args=words, rc=done.returncode)
@@ -62,6 +90,15 @@ class Recording:
             lab.write("net/ipv4/vs/" + key, value)
         self.note(do="sysctl", set={"net.ipv4.vs." + key: str(v) for key, v in values.items()})
 
+    def probe(self, key, values):
+        """What a sysctl says, whether it takes these values in turn, and what it then is."""
+        path = "net/ipv4/vs/" + key
+        step = dict(do="sysctl-probe", name="net.ipv4.vs." + key, default=lab.read(path), mode="0o644")
+        writes = []
+        for value in values:
+            writes.append([value, lab.refused(path, value), lab.read(path)])
+        self.note(writes=writes, **step)
+
     def sleep(self, seconds):
         time.sleep(seconds)
 
@@ -72,6 +109,7 @@ class Recording:
         self.note(do="cmd", cmd=line, rc=0)
 
     def show(self, conns):
+        self.keep_away()
         self.sleep(0.03)
         step = dict(do="show", services=self.director.services())
         if conns:
@@ -81,14 +119,12 @@ class Recording:
     def packet(self, side, packet, mac=None, entry=None, note=None, ends=None):
         source = mac or lab.MAC_GATEWAY
         frame = ethernet(lab.MAC_DIRECTOR[side], source, packet)
+        self.keep_away()
+        self.take_late()
         at = time.monotonic()
         out = self.director.send(side, frame)
-        step = dict(do="packet", side=side, frame=frame.hex(),
-                    out=[dict(side=where, frame=f.hex()) for where, f in out])
-        for each in step["out"]:
-            ranges = volatile(bytes.fromhex(each["frame"]))
-            if ranges:
-                each["volatile"] = ranges
+        step = dict(do="packet", side=side, frame=frame.hex(), out=[as_step(each) for each in out])
+        self.last = step
         if note:
             step["note"] = note
         # Who was chosen is in the outer header, which not every comparer has.
@@ -98,7 +134,18 @@ class Recording:
             step["entry"] = dict(client=lab.name(*entry), rows=self.director.entries(entry))
         self.note(at, **step)
         self.sums["packets"] += 1
+        self.note_due(Seen(frame).protocol)
+        rows = step["entry"]["rows"] if entry else ()
+        if not self.draw.clock and any(0 < row["expires"] <= 3 for row in rows):
+            # What an ICMP error opened lives for three seconds; what is left of it is gone then.
+            self.sleep(3.4)
         return [(where, Seen(f)) for where, f in out]
+
+    def take_late(self):
+        """Frames that the kernel left to its own thread, which came late: they are the last packet's."""
+        late = self.director.drain()
+        if late:
+            self.last["out"] += [as_step(each) for each in late]
 
     # -- what clients and servers say
 
@@ -106,8 +153,12 @@ class Recording:
         if c.protocol == TCP:
             return tcp(c.client, c.wanted, what)
         if c.protocol == UDP:
-            return udp(c.client, c.wanted)
+            return udp(c.client, c.wanted, self.text(c))
         return sctp(c.client, c.wanted, what)
+
+    def text(self, c):
+        """What a datagram says."""
+        return self.draw.message() if c.service.engine else b"x"
 
     def from_client(self, c, what, entry=False, note=None):
         packet = self.client_packet(c, what)
@@ -128,7 +179,7 @@ class Recording:
         if c.number is None:
             return []
         speaker = c.real or c.wanted
-        build = {TCP: tcp, SCTP: sctp}.get(c.protocol, lambda a, b, _: udp(a, b))
+        build = {TCP: tcp, SCTP: sctp}.get(c.protocol, lambda a, b, _: udp(a, b, self.text(c)))
         return self.packet("server", build(speaker, c.client, what), lab.mac_server(c.number),
                            entry=c.client if entry else None, note="s%s" % what)
 
@@ -141,11 +192,11 @@ class Recording:
         live = [service for service in self.draw.services if service.there]
         service = self.random.choice(live or self.draw.services)
         self.port += self.random.randint(1, 60)
-        wanted = service.port
-        if not wanted:
-            wanted = self.random.choice([80, 21, 8443, 2000])
+        wanted = self.random.choice(service.ports())
         client = client or self.draw.client(service.family)
-        return Connection(service, client, self.port, (service.address, wanted))
+        # FTP's data come from port 20 and are never scheduled.
+        port = 20 if service.port == 21 and self.draw.chance(0.05) else self.port
+        return Connection(service, client, port, (service.address, wanted))
 
     def open(self, c, entry=False):
         out = self.from_client(c, self.first(c), entry, "new")
@@ -259,9 +310,29 @@ class Recording:
         packet = icmp(c.client[0], c.wanted[0], kind, code, 0, answer)
         self.packet("client", packet, entry=c.client, note="error of the client")
 
+    def call(self):
+        """A real server that starts a request, where an engine knows whose it is."""
+        services = [service for service in self.draw.services if service.engine and service.servers]
+        if not services:
+            return
+        c = self.fresh()
+        c.service = service = self.random.choice(services)
+        server = self.random.choice(service.servers)
+        address, _, port = server.rpartition(":")
+        c.client = self.draw.client(service.family), self.port
+        c.wanted, c.protocol = (service.address, service.port), UDP
+        c.real = address.strip("[]"), int(port)
+        c.number = lab.number_of(c.real[0])
+        self.from_server(c, "call", True)
+        self.connections.append(c)
+        if self.draw.chance(0.7):
+            self.talk(c, ["c", "s"])
+
     # -- configuration
 
     def configure(self):
+        if self.draw.shrinks:
+            self.sysctl(lblcr_expiration=self.draw.shrinks)
         lines = []
         for service in self.draw.draw_services(self.director.net):
             words = service.words()
@@ -284,7 +355,7 @@ class Recording:
         program = "ip6tables-legacy" if service.family == 6 else "iptables-legacy"
         name = PROTOCOLS[service.protocol][1]
         self.command("%s -t mangle -A PREROUTING -i cl0 -p %s -d %s --dport %d:%d -j MARK --set-mark %d"
-                     % (program, name, service.address, service.port, service.port, service.mark))
+                     % (program, name, service.address, service.port, service.port + 1, service.mark))
 
     def edit(self):
         services = self.draw.services
@@ -329,17 +400,37 @@ class Recording:
         self.sleep(0.05 if self.draw.tuned else 0)
 
     def tune(self):
-        key = self.random.choice(list(SYSCTL_VALUES))
-        self.sysctl(**{key: self.random.choice(SYSCTL_VALUES[key])})
+        if self.draw.chance(0.75):
+            key = self.random.choice(list(SYSCTL_VALUES))
+            self.sysctl(**{key: self.random.choice(SYSCTL_VALUES[key])})
+        elif not self.draw.defence:
+            key = self.random.choice(list(SYSCTL_IDLE))
+            usual = {key: self.random.choice(SYSCTL_IDLE[key])}
+            self.sysctl(**usual)
+            value = self.random.choice(PROBES)
+            # Whom drop_entry = 3 ends is chance.
+            if self.draw.chance(0.3) and (key, value) != ("drop_entry", "3"):
+                self.probe(key, [value])
+                self.sysctl(**usual)
         self.sweep()
 
     def defend(self):
-        """Modes that are in force whatever the memory; the kernel looks once a second."""
+        """Modes that are in force whatever the memory, or because no memory is enough; the kernel
+        looks once a second."""
         if self.draw.defence == "drop_packet":
             self.sysctl(am_droprate=self.random.randint(2, 12), drop_packet=3)
-        else:
+        elif self.draw.defence == "secure_tcp":
             self.sysctl(secure_tcp=3)
+        else:
+            self.sysctl(amemthresh=2147483647, secure_tcp=self.random.randint(1, 2))
         self.sleep(1.6)
+        self.probe("secure_tcp", [])
+
+    def relax(self):
+        """There is memory again, in the middle."""
+        self.sysctl(amemthresh=1024)
+        self.sleep(1.6)
+        self.probe("secure_tcp", [])
 
     def pass_time(self):
         """All that lives for a few seconds goes while nobody looks: close to a deadline the two sides
@@ -359,19 +450,26 @@ class Recording:
         if draw.defence:
             self.defend()
         kinds = [(self.new, 48), (self.burst, 12), (self.sequence, 11), (self.old, 18),
-                 (self.reuse, 4), (self.stray, 5), (self.edit, 5 if draw.edits else 0),
+                 (self.reuse, 4), (self.stray, 5), (self.call, 3), (self.edit, 5 if draw.edits else 0),
                  (self.tune, 1.2 if draw.tuned else 0), (self.pass_time, 3 if draw.clock else 0)]
-        self.woke = time.monotonic()
-        for number in range(ACTIONS // 2 if draw.clock else ACTIONS):
+        actions = ACTIONS // 2 if draw.clock else ACTIONS
+        for number in range(actions):
             kind = self.random.choices([k for k, _ in kinds], [w for _, w in kinds])[0]
             kind()
-            if draw.clock and time.monotonic() - self.woke > 1.2:
-                self.pass_time()
+            if draw.defence == "memory" and number == actions // 2:
+                self.relax()
             if number % 12 == 11:
                 self.show(number % 48 == 47)
+            if not draw.clock and time.monotonic() - self.start > SECONDS_MAX:
+                break
         self.show(True)
+        self.take_late()
         lists = (["-Sn"], ["-Ln"], ["-Ln", "--thresholds"], ["-Ln", "--persistent-conn"])
         self.ipvsadm(self.random.choice(lists))
+        if draw.chance(0.4) and not draw.edits:
+            # Counters are copied every two seconds, and what an edit sets to zero is the copy.
+            self.sleep(2.2)
+            self.ipvsadm(["-Ln", "--stats"])
 
     def save(self, folder):
         case = dict(schema="ulvs-oracle/1", topic="compare", id="%d" % self.seed,
@@ -384,6 +482,13 @@ class Recording:
         os.rename(path + ".new", path)
 
 
+def as_step(sent):
+    """A frame that came out, as steps have it."""
+    side, frame = sent
+    ranges = volatile(frame)
+    return dict(side=side, frame=frame.hex(), **(dict(volatile=ranges) if ranges else {}))
+
+
 def volatile(frame):
     """What differs from boot to boot: in packets that the director made itself the id of IPv4, with
     the sum over it, and the flow label of IPv6. Packets that were only forwarded keep our zeros."""
@@ -394,21 +499,25 @@ def volatile(frame):
     return []
 
 
+def play(batch, folder):
+    for seed, draw, director in batch:
+        director.ready()
+        recording = Recording(seed, director, draw)
+        recording.play()
+        recording.save(folder)
+        print(json.dumps(dict(seed=seed, seconds=round(time.monotonic() - recording.start, 2),
+                              **recording.sums)), flush=True)
+
+
 def main():
     folder, seeds = sys.argv[1], [int(word) for word in sys.argv[2:]]
     lab.prepare()
-    for begin in range(0, len(seeds), AT_ONCE):
-        batch = []
-        for seed in seeds[begin:begin + AT_ONCE]:
-            draw = Draw(seed)
-            batch.append((seed, draw, lab.Director(draw.net)))
-        for seed, draw, director in batch:
-            director.ready()
-            recording = Recording(seed, director, draw)
-            recording.play()
-            recording.save(folder)
-            print(json.dumps(dict(seed=seed, seconds=round(time.monotonic() - recording.start, 2),
-                                  **recording.sums)), flush=True)
+    batch = []
+    for seed in seeds:
+        draw = Draw(seed)
+        batch.append((seed, draw, lab.Director(draw.net)))
+    players = [lab.child(lambda: play(batch[k::PLAYERS], folder)) for k in range(PLAYERS)]
+    sys.exit(max(lab.end_of(player) for player in players))
 
 
 if __name__ == "__main__":
