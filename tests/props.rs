@@ -469,6 +469,7 @@ fn assert_reached(all: &Outcome) {
         all.errors.iter().all(|errors| *errors > 0),
         "errors both ways: {all}"
     );
+    assert!(all.fragments > 0, "whole again and cut again: {all}");
     for reason in [
         Malformed,
         IpChecksum,
@@ -476,6 +477,7 @@ fn assert_reached(all: &Outcome) {
         TableFull,
         NoNeighbour,
         TxRefused,
+        Fragment,
     ] {
         assert!(
             all.account.dropped_for(reason) > 0,

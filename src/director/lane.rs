@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use super::neigh::{NeighbourCache, Neighbours};
 use super::snapshot::Snapshot;
-use super::verdict::{Account, DropReason};
+use super::verdict::{Account, DropReason, Verdict};
 use crate::conn::{Defences, Index, Wheel};
+use crate::lvs::Limits;
 use crate::rng::Rng;
 use crate::sched::Note;
-use crate::time::Instant;
-use crate::wire::{FrameView, Offload};
+use crate::time::{Duration, Instant};
+use crate::wire::frag::{Bounds, Gathered, Reassembler};
+use crate::wire::{FrameView, Layout, Offload};
 
 /// What one worker alone owns.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ pub struct Own {
     pub account: Account,
     /// Frames of its own making, to be sent at the end of the breath.
     pub outbox: Outbox,
+    /// What received packets were cut into, to be sent at the end of the breath.
+    pub pieces: Outbox,
+    /// Fragments that wait for others.
+    pub fragments: Reassembler,
     /// Frames that wait for a MAC address.
     pub held: VecDeque<HeldFrame>,
     /// What all workers know of their neighbours.
@@ -69,6 +75,8 @@ impl Lane {
             wheel: Wheel::new(now),
             account: Account::new(),
             outbox: Outbox::new(limits.answers_per_breath_max as usize),
+            pieces: Outbox::new(limits.frag_cuts_per_breath_max as usize),
+            fragments: Reassembler::new(bounds(&limits)),
             held: VecDeque::new(),
             neighbours,
             defences,
@@ -85,6 +93,14 @@ impl Lane {
     }
 }
 
+fn bounds(limits: &Limits) -> Bounds {
+    Bounds {
+        bytes_max: limits.frag_bytes_max as usize,
+        v4_wait: Duration::from_secs(limits.frag_wait_s.into()),
+        v6_wait: Duration::from_secs(limits.frag_wait_v6_s.into()),
+    }
+}
+
 /// A frame that waits for its next hop's MAC address.
 #[derive(Debug)]
 pub struct HeldFrame {
@@ -96,8 +112,21 @@ pub struct HeldFrame {
     pub since: Instant,
     /// The frame, ready but for the MAC addresses.
     pub bytes: Vec<u8>,
+    /// Where things lie in it.
+    pub layout: Layout,
     /// Its offload.
     pub offload: Offload,
+    /// How it came, if that was in fragments.
+    pub gathered: Option<Gathered>,
+    /// Longest IP packet it is cut into; 0: it leaves whole.
+    pub cut_to: u32,
+}
+
+impl HeldFrame {
+    /// How many received frames it stands for.
+    pub fn frames(&self) -> u32 {
+        self.gathered.as_ref().map_or(1, |gathered| gathered.frames)
+    }
 }
 
 impl Own {
@@ -110,16 +139,18 @@ impl Own {
 
     /// Lets a frame wait; the one that waited longest makes room for it.
     pub fn hold(&mut self, frame: HeldFrame) {
-        if self.held.len() >= self.snapshot.limits.neigh_held_frames_max.max(1) as usize {
-            self.held.pop_front();
-            self.account.held -= 1;
-            self.account.dropped[DropReason::NoNeighbour as usize] += 1;
+        let held_max = self.snapshot.limits.neigh_held_frames_max.max(1) as usize;
+        if self.held.len() >= held_max
+            && let Some(oldest) = self.held.pop_front()
+        {
+            let verdict = Verdict::Drop(DropReason::NoNeighbour);
+            self.account.settle(oldest.frames().into(), verdict);
         }
         self.held.push_back(frame);
     }
 }
 
-/// Frames of our own making. The buffers are used again and again.
+/// Frames that do not lie in the buffers they came in. The buffers are used again and again.
 #[derive(Debug)]
 pub struct Outbox {
     frames: Vec<OutFrame>,
@@ -127,7 +158,18 @@ pub struct Outbox {
     frames_max: usize,
 }
 
-/// A frame of our own making.
+/// Where a frame in an outbox comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// We made it.
+    #[default]
+    Ours,
+    /// It was received: when it has left, so many received frames have. Of the pieces of one packet
+    /// the last one counts for all.
+    Received(u32),
+}
+
+/// A frame in an outbox.
 #[derive(Debug, Default)]
 pub struct OutFrame {
     /// Port it leaves by.
@@ -136,8 +178,8 @@ pub struct OutFrame {
     pub bytes: Vec<u8>,
     /// What the device must still do.
     pub offload: Offload,
-    /// It was received, not made: it waited for a MAC address.
-    pub was_held: bool,
+    /// Where it comes from.
+    pub origin: Origin,
 }
 
 impl Outbox {
@@ -159,14 +201,26 @@ impl Outbox {
         true
     }
 
-    /// Adds a frame that waited; false if this breath has made enough.
-    pub fn add_held(&mut self, port: usize, bytes: &[u8], offload: Offload) -> bool {
+    /// Adds a frame for `port` that `build` writes and that stands for `frames` received ones; false if
+    /// this breath has made enough.
+    pub fn add_received(
+        &mut self,
+        port: usize,
+        frames: u32,
+        offload: Offload,
+        build: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         let Some(frame) = self.slot(port) else {
             return false;
         };
-        frame.bytes.extend_from_slice(bytes);
-        (frame.offload, frame.was_held) = (offload, true);
+        build(&mut frame.bytes);
+        (frame.offload, frame.origin) = (offload, Origin::Received(frames));
         true
+    }
+
+    /// Is there room for so many frames more?
+    pub fn has_room(&self, frames: usize) -> bool {
+        self.used + frames <= self.frames_max
     }
 
     fn slot(&mut self, port: usize) -> Option<&mut OutFrame> {
@@ -180,11 +234,11 @@ impl Outbox {
         self.used += 1;
         frame.port = port;
         frame.bytes.clear();
-        (frame.offload, frame.was_held) = (Offload::default(), false);
+        (frame.offload, frame.origin) = (Offload::default(), Origin::Ours);
         Some(frame)
     }
 
-    /// The frames made in this breath.
+    /// The frames of this breath.
     pub fn frames(&self) -> &[OutFrame] {
         &self.frames[..self.used]
     }

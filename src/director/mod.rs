@@ -7,6 +7,7 @@ use crate::conn::{Conn, ConnTable, Direction, Index};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{Family, Protocol, Segment, TcpFlags};
 use crate::time::Instant;
+use crate::wire::frag::Gathered;
 use crate::wire::icmp::{Echo, Message};
 use crate::wire::packet::{Fragment, Kind, number};
 use crate::wire::{self, Frame, Layout, Malformed, Packet};
@@ -14,6 +15,7 @@ use crate::wire::{self, Frame, Layout, Malformed, Packet};
 pub mod admit;
 pub mod classify;
 pub mod errors;
+pub mod fragments;
 mod ike;
 pub mod lane;
 mod local;
@@ -82,6 +84,10 @@ pub struct Passage<'a, 'f, P: Probe> {
     pub now: Instant,
     /// Who listens.
     pub probe: &'a mut P,
+    /// How it came, if that was in fragments: then it does not lie where frames are received.
+    pub gathered: Option<&'a Gathered>,
+    /// Longest IP packet that it is cut into on its way out; 0: it leaves whole.
+    pub cut_to: u32,
 }
 
 impl Director {
@@ -146,34 +152,46 @@ impl Director {
             mark,
             now,
             probe,
+            gathered: None,
+            cut_to: 0,
         };
-        let p = &mut passage;
-        let verdict = match p.kind(own, prepared) {
+        let verdict = self.decide(&mut passage, prepared, index, own);
+        if P::ON {
+            passage.probe.step(Step::Ended(verdict));
+        }
+        let (start, place) = (passage.packet.start(), passage.packet.place());
+        if start != frame.meta.start {
+            frame.moved(place);
+        }
+        verdict
+    }
+
+    /// The life of a packet that could be read.
+    fn decide<P: Probe>(
+        &self,
+        p: &mut Passage<'_, '_, P>,
+        prepared: &Prepared,
+        index: &mut Index,
+        own: &mut Own,
+    ) -> Verdict {
+        match p.kind(own, prepared) {
             Shape::NotForUs(why) => stack::pass_by(p, own, why),
             Shape::Arp => stack::hear_arp(p, own),
             Shape::IcmpError => self.relate_error(p, own),
             Shape::Echo(echo) => self.handle_echo(echo, p, own),
-            Shape::Fragment => stack::refuse_fragment(p, own),
+            Shape::Fragment => self.handle_fragment(p, index, own),
             Shape::Other if ike::is_ipsec(p.packet.layout.protocol) => self.follow_ike(p, own),
             Shape::Other => stack::answer(p, own),
             Shape::Flow(segment) => {
                 if let Some((conn, direction)) = index.find(prepared.hash, &prepared.tuple)
-                    && !serve::needs_care(conn, direction, segment, own, now)
+                    && !serve::needs_care(conn, direction, segment, own, p.now)
                 {
                     serve::serve(conn, direction, segment, p, own)
                 } else {
                     self.handle_flow(p, prepared, segment, index, own)
                 }
             }
-        };
-        if P::ON {
-            p.probe.step(Step::Ended(verdict));
         }
-        let (start, place) = (p.packet.start(), p.packet.place());
-        if start != frame.meta.start {
-            frame.moved(place);
-        }
-        verdict
     }
 
     /// A packet whose connection this worker does not know, or knows something odd of.
@@ -392,6 +410,8 @@ impl<P: Probe> Passage<'_, '_, P> {
                 packet.echo().map_or(Shape::Other, Shape::Echo)
             }
             Fragment::Whole => Shape::Other,
+            // They follow their key exchange as they are (`ip_vs_proto_ah_esp.c`, `dont_defrag`).
+            _ if ike::is_ipsec(packet.layout.protocol) && family == Family::V4 => Shape::Other,
             _ => Shape::Fragment,
         }
     }

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::Passage;
+use super::fragments;
 use super::lane::{HeldFrame, Own};
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
@@ -38,7 +39,10 @@ pub fn send<P: Probe>(
             next_hop,
             since: p.now,
             bytes: p.packet.frame().to_vec(),
+            layout: p.packet.layout,
             offload: p.packet.offload,
+            gathered: p.gathered.cloned(),
+            cut_to: p.cut_to,
         });
         return Verdict::Held;
     };
@@ -50,6 +54,9 @@ pub fn send<P: Probe>(
             next_hop,
             mac,
         });
+    }
+    if p.cut_to != 0 {
+        return fragments::send_cut(egress, p, own);
     }
     Verdict::Forward { port: egress }
 }
@@ -126,16 +133,27 @@ pub fn settle_held(now: Instant, own: &mut Own) {
                 let source = own.snapshot.ports[frame.port].mac;
                 frame.bytes[..6].copy_from_slice(&mac.0);
                 frame.bytes[6..ETHERNET_LEN - 2].copy_from_slice(&source.0);
-                if !own.outbox.add_held(frame.port, &frame.bytes, frame.offload) {
+                if !let_go(&mut frame, own) {
                     own.held.push_front(frame);
                     return;
                 }
             }
             None if now - frame.since >= HELD_FOR => {
-                own.account.held -= 1;
-                own.account.dropped[DropReason::NoNeighbour as usize] += 1;
+                let verdict = Verdict::Drop(DropReason::NoNeighbour);
+                own.account.settle(frame.frames().into(), verdict);
             }
             None => own.held.push_back(frame),
         }
     }
+}
+
+/// Puts a frame that waited where it leaves from; false if this breath has sent enough.
+fn let_go(frame: &mut HeldFrame, own: &mut Own) -> bool {
+    if frame.cut_to != 0 {
+        return fragments::let_go_cut(frame, own);
+    }
+    let (frames, offload) = (frame.frames(), frame.offload);
+    own.outbox.add_received(frame.port, frames, offload, |out| {
+        out.extend_from_slice(&frame.bytes);
+    })
 }

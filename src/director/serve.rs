@@ -9,7 +9,7 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::resolve;
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, local, stack, story, tunnel};
+use super::{Passage, fragments, local, stack, story, tunnel};
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction, StepRules, Wheel};
@@ -121,6 +121,20 @@ pub fn serve<P: Probe>(
     carry(conn, direction, p, own)
 }
 
+/// Is the packet too long for this MTU, and may not be cut? Fragments of IPv6 go on as they came
+/// (`ensure_mtu_is_adequate`).
+fn is_too_long<P: Probe>(
+    direction: Direction,
+    mtu: u32,
+    p: &Passage<'_, '_, P>,
+    own: &Own,
+) -> bool {
+    match p.gathered {
+        Some(gathered) if !p.packet.is_v4() => gathered.longest > mtu,
+        _ => p.packet.wire_len() > mtu as usize && is_uncut(direction, p, own),
+    }
+}
+
 /// May the packet not be cut? Its sender says so by DF, to which a request is not held without
 /// `pmtu_disc`, and an error never is.
 fn is_uncut<P: Probe>(direction: Direction, p: &Passage<'_, '_, P>, own: &Own) -> bool {
@@ -207,7 +221,7 @@ pub(super) fn carry<P: Probe>(
     send_on(egress, next_hop, mtu, p, own)
 }
 
-/// Sends a packet that is ready, if it is not longer than `mtu`.
+/// Sends a packet that is ready; one longer than `mtu` in fragments.
 pub(super) fn send_on<P: Probe>(
     egress: usize,
     next_hop: IpAddr,
@@ -215,8 +229,10 @@ pub(super) fn send_on<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Verdict {
-    if p.packet.wire_len() > mtu as usize {
-        return Verdict::Drop(DropReason::TooLong);
+    if (p.packet.wire_len() > mtu as usize || p.gathered.is_some())
+        && let Some(verdict) = fragments::prepare_cut(mtu, p)
+    {
+        return verdict;
     }
     resolve::send(egress, next_hop, p, own)
 }
@@ -273,7 +289,9 @@ pub fn travel<P: Probe>(
     if direction != Direction::Out {
         p.packet.decrement_ttl();
     }
-    if p.packet.wire_len() > mtu as usize && is_uncut(direction, p, own) {
+    if (p.packet.wire_len() > mtu as usize || p.gathered.is_some())
+        && is_too_long(direction, mtu, p, own)
+    {
         let told = IcmpError::TooLong(mtu.min(u32::from(u16::MAX)) as u16);
         return Some(stack::complain(p, own, told, DropReason::TooLong));
     }

@@ -7,7 +7,7 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, resolve};
+use super::{Passage, fragments, resolve};
 use crate::lvs::{Endpoint, Protocol};
 use crate::time::Instant;
 use crate::wire::Packet;
@@ -203,7 +203,10 @@ fn say<P: Probe>(
         p.probe.step(Step::Said(format!("answers with {what}")));
     }
     let packet = &p.packet;
-    let answered = own.outbox.add(p.ingress, |out| build(packet, out));
+    let answered = match p.gathered {
+        None => own.outbox.add(p.ingress, |out| build(packet, out)),
+        Some(_) => fragments::answer(p.ingress, own, |out| build(packet, out)),
+    };
     if answered {
         Verdict::Answered
     } else {
@@ -218,16 +221,6 @@ pub fn refuse_service<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Ve
         return Verdict::Drop(DropReason::NoRealServer);
     }
     complain(p, own, IcmpError::PortUnreachable, DropReason::NoRealServer)
-}
-
-/// Reassembly is not built yet: a fragment that could be ours is dropped and counted.
-pub fn refuse_fragment<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
-    let (source, target) = (p.packet.source(), p.packet.target());
-    if own.snapshot.is_real(&source) || is_ours(own, &target) {
-        Verdict::Drop(DropReason::Fragment)
-    } else {
-        Verdict::Pass
-    }
 }
 
 /// A packet whose IP options make no sense, or would choose its way, ends here.

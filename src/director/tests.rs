@@ -501,6 +501,7 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
     assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
 
+mod fragment_tests;
 mod full_nat_tests;
 mod mark_tests;
 mod masq_tests;

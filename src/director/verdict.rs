@@ -15,7 +15,7 @@ pub enum Verdict {
     Answered,
     /// It is not ours; the kernel, which saw it too, may have it.
     Pass,
-    /// It waits for a neighbour's MAC address.
+    /// It waits for a neighbour's MAC address or for other fragments, or lies in the outbox as a copy.
     Held,
     /// It goes nowhere.
     Drop(DropReason),
@@ -71,8 +71,12 @@ drop_reasons! {
     TxRefused = "tx-refused",
     /// More answers in one breath than we make.
     AnswerLimit = "answer-limit",
-    /// A fragment: reassembly is not built yet.
+    /// A fragment whose datagram did not become whole in time; the sender was told.
     Fragment = "fragment",
+    /// A fragment that overlaps another, repeats or contradicts it, with all of its datagram.
+    FragmentOverlap = "fragment-overlap",
+    /// A fragment for which, or a datagram for whose fragments, there was no room.
+    FragmentLimit = "fragment-limit",
     /// For our address, but nobody here wants it.
     Unwanted = "unwanted",
     /// Its sender wants to choose its way.
@@ -104,7 +108,7 @@ pub struct Account {
     pub answered: u64,
     /// Frames left to the kernel.
     pub passed: u64,
-    /// Frames that wait for a MAC address right now.
+    /// Frames that wait for a MAC address or for other fragments right now.
     pub held: u64,
     /// Frames dropped, by reason (`DropReason::ALL`).
     pub dropped: Vec<u64>,
@@ -130,6 +134,18 @@ impl Account {
             Verdict::Pass => self.passed += 1,
             Verdict::Held => self.held += 1,
             Verdict::Drop(reason) => self.dropped[reason as usize] += 1,
+        }
+    }
+
+    /// Frames that were held became what this verdict says.
+    pub fn settle(&mut self, frames: u64, verdict: Verdict) {
+        self.held -= frames;
+        match verdict {
+            Verdict::Forward { .. } => self.forwarded += frames,
+            Verdict::Answered => self.answered += frames,
+            Verdict::Pass => self.passed += frames,
+            Verdict::Held => self.held += frames,
+            Verdict::Drop(reason) => self.dropped[reason as usize] += frames,
         }
     }
 

@@ -3,17 +3,18 @@
 
 use std::sync::Arc;
 
-use super::lane::Lane;
+use super::lane::{Lane, Origin, OutFrame, Own};
 use super::message::{Order, Report};
 use super::neigh::Neighbours;
 use super::probe::{Off, Probe};
 use super::snapshot::Snapshot;
 use super::story::Teller;
 use super::verdict::{Account, DropReason, Verdict};
-use super::{Director, Prepared, resolve};
+use super::{Director, Prepared, fragments, resolve};
 use crate::conn::{ConnTable, Due};
 use crate::lvs::tunables::BATCH_FRAMES_MAX;
 use crate::time::{Duration, Instant};
+use crate::wire::frag::Reassembler;
 use crate::wire::{NicError, Rx, Tx};
 
 /// What a worker is made of.
@@ -145,6 +146,9 @@ impl Worker {
         if own.cache.refresh(&own.neighbours) || !own.held.is_empty() {
             resolve::settle_held(now, own);
         }
+        if !own.fragments.is_empty() {
+            fragments::give_up_late(now, own);
+        }
         let mut handled = 0;
         for port in 0..self.rxs.len() {
             handled += self.inhale(port, now, probe);
@@ -225,27 +229,37 @@ impl Worker {
         }
     }
 
-    /// Sends what we made ourselves and what had waited.
+    /// Sends what we made ourselves, what had waited, and what packets were cut into.
     fn exhale(&mut self) {
-        let own = &mut self.lane.own;
-        if own.outbox.frames().is_empty() {
-            return;
-        }
-        for (index, tx) in self.txs.iter_mut().enumerate() {
-            let raw_ip = own.snapshot.ports[index].raw_ip;
-            for held in [false, true] {
-                let mine = own.outbox.frames().iter();
-                let mine = mine.filter(|frame| frame.port == index && frame.was_held == held);
-                let sent = tx.send(&mut mine.map(|frame| frame.view(raw_ip)));
-                book_own(
-                    &mut own.account,
-                    held,
-                    sent.taken as u64,
-                    sent.refused as u64,
-                );
+        let Own {
+            outbox,
+            pieces,
+            account,
+            snapshot,
+            ..
+        } = &mut self.lane.own;
+        for outbox in [outbox, pieces] {
+            if outbox.frames().is_empty() {
+                continue;
             }
+            for (port, tx) in self.txs.iter_mut().enumerate() {
+                let raw_ip = snapshot.ports[port].raw_ip;
+                for ours in [true, false] {
+                    let mine = || {
+                        let frames = outbox.frames().iter();
+                        frames.filter(move |frame| {
+                            frame.port == port && (frame.origin == Origin::Ours) == ours
+                        })
+                    };
+                    let sent = tx.send(&mut mine().map(|frame| frame.view(raw_ip)));
+                    match ours {
+                        true => account.originated += sent.taken as u64,
+                        false => book_received(account, mine(), sent.taken),
+                    }
+                }
+            }
+            outbox.clear();
         }
-        own.outbox.clear();
     }
 
     /// Closes connections whose time is up, a bounded number in one breath.
@@ -290,7 +304,8 @@ impl Worker {
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let held = (!self.lane.own.held.is_empty()).then_some(now + HELD_CHECK);
         let wheel = self.lane.own.wheel.poll_timeout();
-        [held, wheel].into_iter().flatten().min()
+        let fragments = self.lane.own.fragments.poll_timeout();
+        [held, wheel, fragments].into_iter().flatten().min()
     }
 
     /// File descriptors to wait on; -1 stands for a port that has none or is gone.
@@ -311,19 +326,32 @@ impl Worker {
         &self.lane.own.account
     }
 
+    /// Fragments that wait for others here.
+    pub fn fragments(&self) -> &Reassembler {
+        &self.lane.own.fragments
+    }
+
     /// The configuration it works by.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.lane.own.snapshot
     }
 }
 
-/// Books frames that left the outbox: our own are originated, those that had waited are forwarded now.
-fn book_own(account: &mut Account, held: bool, taken: u64, refused: u64) {
-    if held {
-        account.held -= taken + refused;
-        account.forwarded += taken;
-        account.dropped[DropReason::TxRefused as usize] += refused;
-    } else {
-        account.originated += taken;
+/// Books received frames that left an outbox. An interface says how many it took, not which; all pieces of
+/// a packet are behind each other.
+fn book_received<'f>(
+    account: &mut Account,
+    frames: impl Iterator<Item = &'f OutFrame>,
+    taken: usize,
+) {
+    for (index, frame) in frames.enumerate() {
+        let Origin::Received(count) = frame.origin else {
+            continue;
+        };
+        let verdict = match index < taken {
+            true => Verdict::Forward { port: frame.port },
+            false => Verdict::Drop(DropReason::TxRefused),
+        };
+        account.settle(count.into(), verdict);
     }
 }

@@ -45,6 +45,16 @@ pub struct Limits {
     pub answers_per_breath_max: u32,
     /// Connections of masqueraded hosts, all workers together; they are not among `conn_entries_max`.
     pub masquerade_entries_max: u32,
+    /// Bytes of fragments that wait for the others, per worker, what the bookkeeping needs included
+    /// (`ipfrag_high_thresh`). Beyond it the datagram that is due first is given up.
+    pub frag_bytes_max: u32,
+    /// How long the fragments of an IPv4 datagram wait, in seconds (`ipfrag_time`).
+    pub frag_wait_s: u32,
+    /// The same for IPv6 (`nf_conntrack_frag6_timeout`).
+    pub frag_wait_v6_s: u32,
+    /// Fragments that a worker cuts packets into in one breath. One datagram of the longest kind in the
+    /// shortest fragments needs 8190.
+    pub frag_cuts_per_breath_max: u32,
 }
 
 impl Default for Limits {
@@ -57,6 +67,10 @@ impl Default for Limits {
             wheel_pops_per_breath_max: 512,
             answers_per_breath_max: 256,
             masquerade_entries_max: 256 << 10,
+            frag_bytes_max: 4 << 20,
+            frag_wait_s: 30,
+            frag_wait_v6_s: 60,
+            frag_cuts_per_breath_max: 8192,
         }
     }
 }

@@ -20,6 +20,8 @@ const TOS_CONTROL: u8 = 0xc0;
 pub enum IcmpError {
     /// TTL ran out on the way: 11/0, ICMPv6 3/0.
     TimeExceeded,
+    /// The other fragments did not come in time: 11/1, ICMPv6 3/1.
+    FragmentsMissing,
     /// Nobody listens: 3/3, ICMPv6 1/4.
     PortUnreachable,
     /// There is no way to the host: 3/1, ICMPv6 1/3.
@@ -50,6 +52,8 @@ impl IcmpError {
             (IcmpError::TimeExceeded, _) => (11, 0, 0),
             (IcmpError::HostUnreachable, Kind::V6) => (1, 3, 0),
             (IcmpError::HostUnreachable, _) => (3, 1, 0),
+            (IcmpError::FragmentsMissing, Kind::V6) => (3, 1, 0),
+            (IcmpError::FragmentsMissing, _) => (11, 1, 0),
             (IcmpError::PortUnreachable, Kind::V6) => (1, 4, 0),
             (IcmpError::PortUnreachable, _) => (3, 3, 0),
             // The pointer names the next-header field of the IPv6 header.

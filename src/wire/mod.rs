@@ -4,8 +4,10 @@
 pub mod answer;
 pub mod arp;
 pub mod checksum;
+pub mod cut;
 pub mod edit;
 pub mod encap;
+pub mod frag;
 pub mod icmp;
 pub mod memory;
 pub mod nic;

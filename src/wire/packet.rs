@@ -398,6 +398,17 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// A packet whose frame begins at `start` of its buffer; the bytes before it are room to grow.
+    pub fn inside(buffer: &'a mut [u8], start: usize, layout: Layout) -> Packet<'a> {
+        debug_assert!(start + layout.end as usize <= buffer.len());
+        Packet {
+            bytes: buffer,
+            start,
+            layout,
+            offload: Offload::default(),
+        }
+    }
+
     /// Where the frame lies in its buffer now, and what is left for a device to do; see `Frame::moved`.
     pub fn place(&self) -> Place {
         Place {

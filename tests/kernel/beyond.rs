@@ -11,7 +11,6 @@ use ulvs::config::words::NumbersOnly;
 
 use super::case::{Case, Step};
 use super::net::Net;
-use super::packet::Seen;
 
 /// Sysctls that change what happens to packets, and that the director does not obey: name, the value
 /// at which they do nothing, and what they would do.
@@ -40,12 +39,6 @@ pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static
             Ok(Step::Sysctl { set }) => {
                 for (name, value) in &set {
                     of_sysctl(name, value, &mut found);
-                }
-            }
-            Ok(Step::Packet(stimulus)) => {
-                of_frame(&stimulus.frame, &mut found);
-                for out in &stimulus.out {
-                    of_frame(&out.frame, &mut found);
                 }
             }
             _ => of_other(value, &mut found),
@@ -81,15 +74,6 @@ fn of_sysctl(name: &str, value: &str, found: &mut BTreeSet<&'static str>) {
     }
     if name.starts_with("sync_") {
         found.insert("synchronisation of connections (--start-daemon)");
-    }
-}
-
-fn of_frame(frame: &[u8], found: &mut BTreeSet<&'static str>) {
-    let Some(seen) = Seen::of(frame) else {
-        return;
-    };
-    if seen.fragment {
-        found.insert("fragments");
     }
 }
 

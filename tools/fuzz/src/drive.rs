@@ -43,6 +43,10 @@ pub struct Run {
     now: Instant,
     /// The last IP packets that the director sent, with the port.
     recent: VecDeque<(usize, Vec<u8>)>,
+    /// A packet that is leaving in fragments, as far as it has left.
+    joined: Vec<u8>,
+    /// The last identification given to fragments: of each datagram its own.
+    cuts: u16,
     /// The interfaces have no Ethernet, as a TUN device has none.
     raw_ip: bool,
     /// Neighbours answer when they are asked.
@@ -65,6 +69,8 @@ pub struct Outcome {
     pub sent: [u64; 2],
     /// ICMP errors among them.
     pub errors: [u64; 2],
+    /// Fragments that left.
+    pub fragments: u64,
     /// Most entries that the table ever held.
     pub entries_max: usize,
 }
@@ -77,6 +83,7 @@ impl Outcome {
             self.sent[port] += other.sent[port];
             self.errors[port] += other.errors[port];
         }
+        self.fragments += other.fragments;
         self.entries_max = self.entries_max.max(other.entries_max);
     }
 }
@@ -101,7 +108,8 @@ impl fmt::Display for Outcome {
         }
         let Outcome { sent, errors, .. } = self;
         write!(f, " ); packets out: {sent:?}, ICMP errors {errors:?}; ")?;
-        write!(f, "at most {} entries", self.entries_max)
+        let (fragments, most) = (self.fragments, self.entries_max);
+        write!(f, "{fragments} fragments out, at most {most} entries")
     }
 }
 
@@ -131,6 +139,10 @@ impl Run {
             wheel_pops_per_breath_max: 64,
             answers_per_breath_max: 8,
             masquerade_entries_max: if tape.once_in(4) { 3 } else { 100 },
+            frag_bytes_max: tape.pick(&[200_000, 6000]),
+            frag_wait_s: 30,
+            frag_wait_v6_s: 60,
+            frag_cuts_per_breath_max: 64,
         };
         let seed = u64::from(tape.byte());
         let raw_ip = seed >= 0xc0;
@@ -171,6 +183,8 @@ impl Run {
             table,
             now,
             recent: VecDeque::new(),
+            joined: Vec::new(),
+            cuts: 0x100,
             raw_ip,
             polite: true,
             spoiled: false,
@@ -219,6 +233,13 @@ impl Run {
     fn receive(&mut self, tape: &mut Tape<'_>) {
         let made = guests::make(tape, &self.recent);
         self.spoiled |= !made.by_the_book;
+        self.cuts += 1;
+        for piece in guests::fragments(tape, &made, self.cuts) {
+            let worker = made.worker % WORKERS;
+            self.deliver(worker, made.port, piece, Offload::default(), made.mark);
+            self.breathe();
+            self.spoiled |= !made.by_the_book;
+        }
         let Made {
             port,
             frame,
@@ -368,6 +389,10 @@ impl Run {
         };
         self.outcome.sent[port] += 1;
         self.outcome.errors[port] += u64::from(guests::is_error(packet));
+        if let Some(fragment) = frames::read_fragment(packet) {
+            self.outcome.fragments += 1;
+            return self.join(packet, fragment);
+        }
         if !self.spoiled {
             check_packet(packet, l3, sent.offload);
             if !self.is_for_server(port, &sent.bytes) {
@@ -377,6 +402,30 @@ impl Run {
         self.recent.push_back((port, packet.to_vec()));
         if self.recent.len() > RECENT_MAX {
             self.recent.pop_front();
+        }
+    }
+
+    /// The pieces of a packet leave one behind the other. When they are whole, the packet is looked at.
+    fn join(&mut self, packet: &[u8], fragment: (usize, bool, usize)) {
+        let (offset, more, header) = fragment;
+        let carried = header.min(if packet[0] >> 4 == 4 { header } else { 40 });
+        if offset == 0 {
+            self.joined = packet[..carried].to_vec();
+            match packet[0] >> 4 {
+                4 => self.joined[6..8].fill(0),
+                _ => self.joined[6] = packet[40],
+            }
+        } else if self.joined.len() != carried + offset {
+            assert!(self.spoiled, "a hole before {packet:02x?}");
+            return;
+        }
+        self.joined.extend_from_slice(&packet[header..]);
+        if !more {
+            let mut whole = std::mem::take(&mut self.joined);
+            guests::set_length(&mut whole);
+            if !self.spoiled {
+                check_packet(&whole, 0, Offload::default());
+            }
         }
     }
 

@@ -14,6 +14,7 @@ pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
+pub const FRAGMENT: u8 = 44;
 pub const SCTP: u8 = 132;
 
 /// Address and port.
@@ -210,6 +211,52 @@ pub fn sums_are_right(packet: &[u8]) -> bool {
         _ => pseudo_header(source, target, protocol, bytes.len()),
     };
     checksum(&[&pseudo, bytes]) == 0
+}
+
+/// The fragments of a packet, each with so many bytes of it, a multiple of eight. None if it is not whole.
+pub fn fragments(packet: &[u8], size: usize, ident: u16) -> Vec<Vec<u8>> {
+    let Some((header, protocol, source, target)) = read_ip(packet) else {
+        return Vec::new();
+    };
+    let count = (packet.len() - header).div_ceil(size);
+    let parts = packet[header..].chunks(size).enumerate();
+    let made = parts.map(|(index, part)| {
+        let (offset, more) = (index * size, index + 1 < count);
+        if source.is_ipv4() {
+            let word = (offset / 8) as u16 | if more { 0x2000 } else { 0 };
+            let mut made = packet[..header].to_vec();
+            made[2..4].copy_from_slice(&((header + part.len()) as u16).to_be_bytes());
+            made[4..6].copy_from_slice(&ident.to_be_bytes());
+            made[6..8].copy_from_slice(&word.to_be_bytes());
+            made[10..12].fill(0);
+            let sum = checksum(&[&made]);
+            made[10..12].copy_from_slice(&sum.to_be_bytes());
+            made.extend(part);
+            return made;
+        }
+        let mut payload = vec![protocol, 0];
+        payload.extend((offset as u16 | u16::from(more)).to_be_bytes());
+        payload.extend(u32::from(ident).to_be_bytes());
+        payload.extend(part);
+        ip(source, target, FRAGMENT, packet[7], &payload)
+    });
+    made.collect()
+}
+
+/// Offset, bytes and "more" of a fragment, and where its header that all share ends.
+pub fn read_fragment(packet: &[u8]) -> Option<(usize, bool, usize)> {
+    match packet.first()? >> 4 {
+        4 if packet.len() >= 20 => {
+            let word = usize::from(u16::from_be_bytes([packet[6], packet[7]]));
+            let header = usize::from(packet[0] & 15) * 4;
+            (word & 0x3fff != 0).then_some(((word & 0x1fff) * 8, word & 0x2000 != 0, header))
+        }
+        6 if packet.len() >= 48 && packet[6] == FRAGMENT => {
+            let word = usize::from(u16::from_be_bytes([packet[42], packet[43]]));
+            Some((word & 0xfff8, word & 1 != 0, 48))
+        }
+        _ => None,
+    }
 }
 
 /// Header length, protocol and addresses of a whole IP packet that is no fragment and has no

@@ -75,6 +75,30 @@ pub fn make(tape: &mut Tape<'_>, recent: &VecDeque<(usize, Vec<u8>)>) -> Made {
     finish(tape, port, frame, offload, by_the_book)
 }
 
+/// Now and then a whole frame comes in fragments: in any order, one twice, or one not at all.
+pub fn fragments(tape: &mut Tape<'_>, made: &Made, ident: u16) -> Vec<Vec<u8>> {
+    if made.offload != Offload::default() || !tape.once_in(12) {
+        return Vec::new();
+    }
+    let Some((l3, packet)) = packet_of(&made.frame) else {
+        return Vec::new();
+    };
+    let size = 8 * (1 + tape.below(8));
+    let mut pieces = frames::fragments(packet, size, ident);
+    for at in (1..pieces.len().min(16)).rev() {
+        pieces.swap(at, tape.below(at + 1));
+    }
+    match tape.below(8) {
+        0 => drop(pieces.pop()),
+        1 => pieces.extend(pieces.first().cloned()),
+        _ => {}
+    }
+    for piece in &mut pieces {
+        piece.splice(..0, made.frame[..l3].iter().copied());
+    }
+    pieces
+}
+
 /// The frame in which a neighbour on `port` sends an IP packet to the director.
 pub fn frame_of(port: usize, packet: &[u8]) -> Vec<u8> {
     let sender = match port {
