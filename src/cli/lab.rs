@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+mod outward;
+
+use outward::Outward;
+
 use crate::cli::client::Client;
 use crate::cli::list;
 use crate::config::command::{AccountRow, ConnRow, Listing, Query, Reply, Request, ServiceRow};
@@ -41,6 +45,8 @@ struct Words {
 enum What {
     /// LVS-NAT: a client, a director running ulvs, three real servers
     Nat(Nat),
+    /// Full NAT: real servers that do not know the way back answer to the director itself
+    Fnat(Nat),
     /// The same hosts, but the director's kernel routes and ulvs is not there: the baseline
     Route(Run),
     /// Run a command in a host of a lab that is up
@@ -48,7 +54,7 @@ enum What {
         /// Which lab, if several are up
         #[arg(long, value_name = "NAME")]
         lab: Option<String>,
-        /// client, director, rs1, rs2 or rs3
+        /// client, director, rs1, rs2, rs3, or what else the drawing shows
         host: String,
         /// The command and its arguments
         #[arg(last = true, required = true)]
@@ -142,7 +148,8 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         }
     };
     let done = match words.what {
-        What::Nat(words) => nat(&words),
+        What::Nat(words) => balance(&words, Topology::nat),
+        What::Fnat(words) => balance(&words, Topology::full_nat),
         What::Route(words) => route(&words),
         What::Exec { lab, host, command } => exec::run(lab.as_deref(), &host, &command)
             .map(|status| ExitCode::from(u8::try_from(status).unwrap_or(1))),
@@ -166,12 +173,13 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     })
 }
 
-fn nat(words: &Nat) -> io::Result<ExitCode> {
+/// A lab with a director: requests from the client, calls of the real servers where there are any.
+fn balance(words: &Nat, topology: fn(Path) -> Topology) -> io::Result<ExitCode> {
     let path = match words.nic {
         Nic::Tun => Path::Tun,
         Nic::Packet | Nic::Mmsg => Path::Frames,
     };
-    let topology = Topology::nat(path);
+    let topology = topology(path);
     lab::check_machine(&topology)?;
     let mut lab = Lab::start(topology.clone(), words.run.name.as_deref())?;
     if !words.run.json {
@@ -184,8 +192,10 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
     })?;
     let vip = SocketAddr::new(topology.vip, topology.port);
     let report = lab.load(&load(&words.run, vec![vip]))?;
+    let outward = Outward::try_all(&mut lab)?;
     let seen = Seen::ask(&lab)?;
-    let fine = report.failed == 0 && seen.balances();
+    let kept_out = outward.as_ref().is_none_or(|outward| outward.failed() == 0);
+    let fine = report.failed == 0 && seen.balances() && kept_out;
     if words.run.json {
         let mut document = document(&lab, &report);
         document["scheduler"] = json!(words.scheduler);
@@ -195,6 +205,9 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
         document["account"] = json!(seen.account);
         document["services"] = json!(seen.services);
         document["connections"] = json!(seen.connections.len());
+        document["masqueraded"] = json!(seen.masqueraded.len());
+        document["method"] = json!(topology.method);
+        document["outward"] = json!(outward.as_ref().map(Outward::document));
         show(&format!("{document:#}\n"));
     } else {
         let what = format!(
@@ -205,6 +218,10 @@ fn nat(words: &Nat) -> io::Result<ExitCode> {
             words.workers,
         );
         show(&outcome(&what, &topology, &report));
+        if let Some(outward) = &outward {
+            let heading = format!("Calls from inside: {} failed", outward.failed());
+            show(&section(&heading, &outward.lines()));
+        }
         show(&seen.text());
     }
     finish(lab, &words.run, fine)
@@ -292,6 +309,7 @@ struct Seen {
     table_size: u32,
     services: Vec<ServiceRow>,
     connections: Vec<ConnRow>,
+    masqueraded: Vec<ConnRow>,
     account: AccountRow,
     story: Vec<String>,
 }
@@ -304,12 +322,15 @@ impl Seen {
             Ok(other) => Err(io::Error::other(format!("the director said {other:?}"))),
             Err(error) => Err(io::Error::other(error)),
         };
-        let (connections, services, account) = (
+        let (connections, masqueraded, services, account) = (
             ask(Query::Connections)?,
+            ask(Query::Masqueraded)?,
             ask(Query::Services(None))?,
             ask(Query::Account)?,
         );
-        let Listing::Connections(connections) = connections else {
+        let (Listing::Connections(connections), Listing::Connections(masqueraded)) =
+            (connections, masqueraded)
+        else {
             return Err(io::Error::other(
                 "the director does not tell its connections",
             ));
@@ -329,6 +350,7 @@ impl Seen {
             table_size,
             services,
             connections,
+            masqueraded,
             account,
             story,
         })
@@ -357,6 +379,15 @@ impl Seen {
             let more = self.connections.len() - CONNECTIONS_SHOWN;
             connections.push(format!("and {more} more"));
         }
+        let masqueraded =
+            list::masqueraded(&self.masqueraded, &asked(Shown::Masqueraded), &NumbersOnly);
+        let masqueraded = match self.masqueraded.is_empty() {
+            true => String::new(),
+            false => section(
+                "The calls from inside, as ulvs adm -L --masqueraded -n prints them",
+                &lines(&masqueraded),
+            ),
+        };
         section("The first connection, packet by packet", &self.story)
             + &section(
                 "The services, as ipvsadm -L -n prints them",
@@ -366,6 +397,7 @@ impl Seen {
                 "The connections, as ipvsadm -L -n -c prints them",
                 &connections,
             )
+            + &masqueraded
             + &frames(&self.account)
     }
 }

@@ -2,6 +2,7 @@
 //! and whenever that changes.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{RunError, say};
 use crate::config::Config;
@@ -21,6 +22,8 @@ impl KernelOff {
     /// When the kernel would talk about our frames and cannot be kept from it; says what to set.
     pub fn begin(config: &Config, snapshot: &Snapshot) -> Result<KernelOff, RunError> {
         look_first(config.director.nic, snapshot);
+        let addresses = snapshot.pools().addresses();
+        refuse_held(&addresses.collect(), &nic::interfaces())?;
         if config.director.nic == NicKind::Tun {
             return Ok(KernelOff(None));
         }
@@ -80,6 +83,21 @@ fn look_first(kind: NicKind, snapshot: &Snapshot) {
     }
 }
 
+/// What the director speaks from must not be the kernel's, which would reset what it has not opened.
+fn refuse_held(pool: &BTreeSet<IpAddr>, interfaces: &[nic::Interface]) -> Result<(), RunError> {
+    for interface in interfaces {
+        let mut held = interface.addresses.iter();
+        if let Some((address, _)) = held.find(|(address, _)| pool.contains(address)) {
+            let name = &interface.name;
+            return Err(RunError(format!(
+                "{address} of [masquerade] or [fullnat] is an address of {name}: the kernel would \
+                 answer for it, too; take it away there, or choose another"
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn side_of(port: &Port) -> nic::Side {
     match port.side {
         Side::Public => nic::Side::Public,
@@ -100,9 +118,10 @@ fn rules(snapshot: &Snapshot) -> QuietRules {
     let reals = services.iter().flat_map(|service| &service.reals);
     let behind_us = reals.filter(|real| real.method == ForwardMethod::Masq);
     let addresses = snapshot.ports.iter().flat_map(|port| &port.addresses);
+    let addresses = addresses.map(|(address, _)| *address);
     QuietRules {
         vips: vips.chain(snapshot.marked_vips()).collect(),
-        own: addresses.map(|(address, _)| *address).collect(),
+        own: addresses.chain(snapshot.pools().addresses()).collect(),
         real_servers: behind_us
             .map(|real| real.key.0.address)
             .collect::<BTreeSet<_>>(),

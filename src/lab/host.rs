@@ -91,7 +91,7 @@ impl Server {
     }
 }
 
-fn unspecified(v6: bool) -> IpAddr {
+pub(super) fn unspecified(v6: bool) -> IpAddr {
     if v6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     } else {
@@ -425,7 +425,7 @@ fn bind_source(v6: bool, number: u64) -> io::Result<TcpSocket> {
     Err(ErrorKind::AddrInUse.into())
 }
 
-fn request_head(target: SocketAddr, path: &str) -> String {
+pub(super) fn request_head(target: SocketAddr, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n")
 }
 

@@ -22,6 +22,7 @@ use super::host::{Load, LoadReport, Server};
 use super::link::{End, Network, set_sysctls, wait_until_up};
 use super::netns::{self, HostNamespaces, Inside};
 use super::topology::{Host, Interface, Role, Topology, Wiring, quiet};
+use super::visit::{self, Visit, VisitReport};
 use crate::config::codec;
 
 /// The line a director prints when frames flow.
@@ -50,6 +51,13 @@ pub enum Order {
     },
     /// Send requests from the client.
     Load(Load),
+    /// Somebody calls on a host.
+    Visit {
+        /// Who.
+        host: String,
+        /// Whom, and how.
+        visit: Visit,
+    },
     /// Stay when the starter goes.
     Keep,
     /// Stop the director in order, and end.
@@ -66,6 +74,8 @@ pub enum Answer {
     Ready,
     /// All requests are done.
     Loaded(LoadReport),
+    /// What came of a visit.
+    Visited(VisitReport),
     /// The starter may go.
     Kept,
     /// The director has stopped; with what was wrong about that, if anything was.
@@ -186,6 +196,7 @@ impl Keeper {
                 .await
                 .map(|()| Answer::Ready),
             Order::Load(load) => self.load(load).await.map(Answer::Loaded),
+            Order::Visit { host, visit } => self.visit(&host, visit).await.map(Answer::Visited),
             Order::Keep => self.keep().map(|()| Answer::Kept),
             Order::Stop => Ok(Answer::Stopped(self.stop_director().await)),
         };
@@ -209,9 +220,13 @@ impl Keeper {
         }
         wait_until_up(&self.inside, &ports).await?;
         for host in &self.hosts {
-            if let Role::RealServer { .. } = host.host.role {
-                let (port, v6) = (topology.port, topology.vip.is_ipv6());
+            let (port, v6) = (topology.port, topology.vip.is_ipv6());
+            if let Role::RealServer { .. } | Role::World = host.host.role {
                 host.ask(|answer| Job::Serve(port, v6, answer)).await?;
+            }
+            if host.host.role == Role::World {
+                host.ask(|answer| Job::TellCallers(port, v6, answer))
+                    .await?;
             }
         }
         let record = |host: &HostThread| {
@@ -306,6 +321,12 @@ impl Keeper {
         }
     }
 
+    async fn visit(&self, name: &str, visit: Visit) -> io::Result<VisitReport> {
+        let host = self.hosts.iter().find(|host| host.host.name == name);
+        let host = host.ok_or_else(|| io::Error::other(format!("this lab has no host {name}")))?;
+        host.ask(|answer| Job::Visit(visit, answer)).await
+    }
+
     fn keep(&mut self) -> io::Result<()> {
         netns::die_with_parent(false)?;
         self.kept = true;
@@ -382,7 +403,9 @@ enum Job {
     Configure(Done<()>),
     Wire(Wiring, Done<()>),
     Serve(u16, bool, Done<()>),
+    TellCallers(u16, bool, Done<()>),
     Load(Load, Done<LoadReport>),
+    Visit(Visit, Done<VisitReport>),
     StartProgram(Vec<String>, File, Done<(i32, oneshot::Receiver<()>)>),
 }
 
@@ -458,6 +481,12 @@ async fn run_host(host: &Host, inside: &Inside, mut todo: mpsc::Receiver<Job>) {
                 let server = Server::bind(inside, &host.name, port, v6);
                 let _ = done.send(server.map(|server| drop(tokio::spawn(server.run()))));
             }
+            Job::TellCallers(port, v6, done) => {
+                let _ = done.send(visit::tell_callers(inside, &host.name, port, v6).await);
+            }
+            Job::Visit(visit, done) => {
+                let _ = done.send(Ok(visit.run(inside).await));
+            }
             Job::Load(load, done) => {
                 let _ = done.send(Ok(load.run(inside).await));
             }
@@ -469,8 +498,9 @@ async fn run_host(host: &Host, inside: &Inside, mut todo: mpsc::Receiver<Job>) {
 }
 
 async fn configure(host: &Host, inside: &Inside) -> io::Result<()> {
+    // The loopback is up when it is taken up, and never says so.
     let names = host.interfaces.iter().map(|interface| &interface.name);
-    let names: Vec<String> = names.cloned().collect();
+    let names: Vec<String> = names.filter(|name| *name != "lo").cloned().collect();
     let configured = async {
         Network::open(inside)?.configure(inside, host).await?;
         wait_until_up(inside, &names).await

@@ -9,9 +9,11 @@ pub mod keeper;
 pub mod link;
 pub mod netns;
 pub mod topology;
+pub mod visit;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use host::{Load, LoadReport};
 use keeper::{Answer, Order};
 use netns::Boxed;
 use topology::{Path as DirectorPath, TUN_NAME, Topology};
+use visit::{Visit, VisitReport};
 
 /// How long making a network may take. It takes a tenth of a second.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
@@ -175,6 +178,19 @@ impl Lab {
         match self.ask(&Order::Load(load.clone()), patience)? {
             Answer::Loaded(report) => Ok(report),
             other => Err(with_log(&self.unexpected(&other), &log)),
+        }
+    }
+
+    /// Somebody calls on a host, and waits for the answers.
+    ///
+    /// # Errors
+    /// When the lab is gone, or has no such host.
+    pub fn visit(&mut self, host: &str, visit: Visit) -> io::Result<VisitReport> {
+        let patience = Duration::from_millis(visit.patience_ms) + STOP_TIMEOUT;
+        let host = host.to_string();
+        match self.ask(&Order::Visit { host, visit }, patience)? {
+            Answer::Visited(report) => Ok(report),
+            other => Err(self.unexpected(&other)),
         }
     }
 
@@ -403,28 +419,45 @@ fn director_config(topology: &Topology, director: &Director, control: &Path) -> 
              routes = [{{ to = \"0.0.0.0/0\" }}]\n"
         )),
         DirectorPath::Frames | DirectorPath::Kernel => {
-            for (interface, side, address) in [
-                ("eth0", "public", topology.dip),
-                ("eth1", "private", topology.gateway),
-            ] {
+            for port in &topology.ports {
+                let (name, side) = (
+                    &port.interface,
+                    if port.public { "public" } else { "private" },
+                );
                 text.push_str(&format!(
-                    "\n[[port]]\ninterface = \"{interface}\"\nside = \"{side}\"\n\
-                     addresses = [\"{address}\"]\n"
+                    "\n[[port]]\ninterface = \"{name}\"\nside = \"{side}\"\n\
+                     addresses = [\"{}\"]\n",
+                    port.address
                 ));
+                let routes = port.routes.iter();
+                let routes =
+                    routes.map(|(to, via)| format!("{{ to = \"{to}\", via = \"{via}\" }}"));
+                let routes: Vec<String> = routes.collect();
+                text.push_str(&format!("routes = [{}]\n", routes.join(", ")));
             }
         }
     }
+    if let Some((prefix, address)) = topology.masquerade {
+        text.push_str(&format!(
+            "\n[masquerade]\nprefixes = [\"{prefix}\"]\naddresses = [\"{address}\"]\n"
+        ));
+    }
+    if !topology.pool.is_empty() {
+        let pool = topology.pool.iter().map(|own| format!("\"{own}\""));
+        let pool: Vec<String> = pool.collect();
+        text.push_str(&format!("\n[fullnat]\naddresses = [{}]\n", pool.join(", ")));
+    }
     text.push_str(&format!(
-        "\n[[service]]\ntcp = \"{}:{}\"\nscheduler = {}\n",
-        topology.vip,
-        topology.port,
+        "\n[[service]]\ntcp = \"{}\"\nscheduler = {}\n",
+        SocketAddr::new(topology.vip, topology.port),
         quoted(&director.scheduler)?,
     ));
     for (_, address, weight) in topology.real_servers() {
         text.push_str(&format!(
-            "\n[[service.real]]\naddress = \"{address}:{}\"\nweight = {weight}\n\
-             method = \"masq\"\n",
-            topology.port
+            "\n[[service.real]]\naddress = \"{}\"\nweight = {weight}\n\
+             method = \"{}\"\n",
+            SocketAddr::new(address, topology.port),
+            topology.method
         ));
     }
     Ok(text)
@@ -448,14 +481,22 @@ mod tests {
                 scheduler: "wrr".to_string(),
             };
             let control = Path::new("/tmp/a \"folder\"/control");
-            let topology = Topology::nat(path);
-            let text = director_config(&topology, &director, control).unwrap();
-            let config = file::parse("ulvs.toml", &text, &["wrr"]);
-            let config = config.unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+            let read = |topology: &Topology| {
+                let text = director_config(topology, &director, control).unwrap();
+                let config = file::parse("ulvs.toml", &text, &["wrr"]);
+                config.unwrap_or_else(|problems| panic!("{problems}\n{text}"))
+            };
+            let full_nat = read(&Topology::full_nat(path));
+            assert_eq!(
+                full_nat.services.len(),
+                5,
+                "pools, a service, three servers"
+            );
+            let config = read(&Topology::nat(path));
             assert_eq!(config.director.nic, kind);
             assert_eq!(config.director.workers, 2);
             assert_eq!(config.director.control.as_deref(), control.to_str());
-            assert_eq!(config.services.len(), 4, "a service and three servers");
+            assert_eq!(config.services.len(), 5, "pools, a service, three servers");
             let interfaces = config.ports.iter().map(|port| port.interface.as_str());
             let interfaces: Vec<&str> = interfaces.collect();
             match path {

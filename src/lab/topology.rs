@@ -85,6 +85,10 @@ pub struct Wiring {
 pub enum Role {
     /// Sends requests.
     Client,
+    /// Somebody outside whom real servers call on: serves pages, answers datagrams.
+    World,
+    /// Nobody's real server; what it sends must not pass.
+    Stray,
     /// Spreads them.
     Director,
     /// Serves them, on the port of the service.
@@ -147,10 +151,44 @@ pub struct Topology {
     pub dip: Prefix,
     /// TCP port of the virtual service and of the real servers.
     pub port: u16,
+    /// Forwarding method of all real servers, as in ulvs.toml.
+    pub method: String,
+    /// The director's ports, where ulvs reads frames.
+    pub ports: Vec<Port>,
+    /// Whose connections are masqueraded, and how they look outside.
+    pub masquerade: Option<(Prefix, IpAddr)>,
+    /// Local addresses of full NAT.
+    pub pool: Vec<IpAddr>,
+    /// What the drawing cannot show, a line each.
+    pub notes: Vec<String>,
     /// The wires.
     pub segments: Vec<Segment>,
     /// The hosts.
     pub hosts: Vec<Host>,
+}
+
+/// A port of the director.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Port {
+    /// Its interface.
+    pub interface: String,
+    /// Clients come from here.
+    pub public: bool,
+    /// The address that ulvs itself owns there.
+    pub address: Prefix,
+    /// Routes by a gateway: where to, and by whom.
+    pub routes: Vec<(Prefix, IpAddr)>,
+}
+
+impl Port {
+    fn new(interface: &str, public: bool, address: Prefix) -> Port {
+        Port {
+            interface: interface.to_string(),
+            public,
+            address,
+            routes: Vec::new(),
+        }
+    }
 }
 
 /// The VIP of the fifth seed.
@@ -160,6 +198,12 @@ pub const TUN_NAME: &str = "ulvs0";
 const GATEWAY: Prefix = Prefix::v4(192, 168, 1, 254, 24);
 const DIP: Prefix = Prefix::v4(1, 2, 3, 2, 24);
 const CLIENT: Prefix = Prefix::v4(1, 2, 3, 100, 24);
+/// Somebody outside, for what real servers ask of the world.
+const WORLD: Prefix = Prefix::v4(1, 2, 3, 53, 24);
+/// Somebody inside whose address is in no masqueraded network.
+const STRAY: Prefix = Prefix::v4(192, 168, 2, 66, 24);
+/// Where full NAT speaks from.
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 1, 250));
 const ANYWHERE: Prefix = Prefix::v4(0, 0, 0, 0, 0);
 /// The table that holds one route: into the TUN device.
 const TUN_TABLE: u8 = 100;
@@ -190,6 +234,16 @@ impl Topology {
         for (number, weight) in [(1, 2), (2, 1), (3, 1)] {
             hosts.push(real_server(number, weight));
         }
+        let ulvs = path != Path::Kernel;
+        if ulvs {
+            hosts.extend([world(), stray()]);
+        }
+        let inside = Prefix::v4(192, 168, 1, 0, 24);
+        let outward = [
+            format!("world {} is one more host outside", WORLD.address),
+            format!("stray {} is on the real servers' wire,", STRAY.address),
+            format!("  but not in their network, which is masqueraded as {VIP}"),
+        ];
         Topology {
             name: if path == Path::Kernel { "route" } else { "nat" }.to_string(),
             path,
@@ -197,12 +251,53 @@ impl Topology {
             gateway: GATEWAY,
             dip: DIP,
             port: PORT,
+            method: "masq".to_string(),
+            ports: vec![
+                Port::new("eth0", true, DIP),
+                Port::new("eth1", false, GATEWAY),
+            ],
+            masquerade: ulvs.then_some((inside, VIP)),
+            pool: vec![],
+            notes: if ulvs { outward.to_vec() } else { vec![] },
             segments: vec![
                 segment("out", Prefix::v4(1, 2, 3, 0, 24)),
                 segment("in", Prefix::v4(192, 168, 1, 0, 24)),
             ],
             hosts,
         }
+    }
+
+    /// Full NAT: the same three real servers, but they know no way to the client at all, neither by the
+    /// director nor by anybody else. What reaches them comes from an address on their own wire.
+    ///
+    /// With [`Path::Tun`] that address is one that the director's kernel answers for by proxy on eth1
+    /// and routes into the device.
+    pub fn full_nat(path: Path) -> Topology {
+        let mut topology = Topology::nat(path);
+        topology.name = "fnat".to_string();
+        topology.method = "fnat".to_string();
+        topology.masquerade = None;
+        topology.pool = vec![LOCAL];
+        topology.notes = vec![
+            format!("the real servers have no route beyond their wire; they see {LOCAL},"),
+            "  an address of the director there, and answer to it".to_string(),
+        ];
+        let gone = [Role::World, Role::Stray];
+        topology.hosts.retain(|host| !gone.contains(&host.role));
+        for host in &mut topology.hosts {
+            match host.role {
+                Role::RealServer { .. } => host.wiring = Wiring::default(),
+                Role::Director if path == Path::Tun => {
+                    // Nothing else of what real servers send is for the device.
+                    host.late.rules.clear();
+                    host.late.routes.retain(|route| route.table == TABLE_MAIN);
+                    host.late.routes.push(into_tun(single(LOCAL), TABLE_MAIN));
+                    host.late.proxies.push((LOCAL, "eth1".to_string()));
+                }
+                _ => {}
+            }
+        }
+        topology
     }
 
     /// The host of that name.
@@ -214,7 +309,7 @@ impl Topology {
     pub fn real_servers(&self) -> Vec<(&str, IpAddr, u32)> {
         let real = |host: &'_ Host| match host.role {
             Role::RealServer { weight } => host.address().map(|address| (address, weight)),
-            Role::Client | Role::Director => None,
+            _ => None,
         };
         let hosts = self.hosts.iter();
         hosts
@@ -271,6 +366,7 @@ impl Topology {
             );
             lines.push(line.trim_end().to_string());
         }
+        lines.extend(self.notes.iter().cloned());
         lines
     }
 }
@@ -307,17 +403,7 @@ fn director(path: Path) -> Host {
             let name = format!("ipv4/conf/{name}/rp_filter");
             sysctls.push((name, "0".to_string()));
         }
-        let into_tun = |to: Prefix, table: u32| Route {
-            to,
-            via: None,
-            interface: Some(TUN_NAME.to_string()),
-            table,
-        };
-        let vip = Prefix {
-            address: VIP,
-            length: 32,
-        };
-        late.routes.push(into_tun(vip, TABLE_MAIN));
+        late.routes.push(into_tun(single(VIP), TABLE_MAIN));
         late.routes.push(into_tun(ANYWHERE, u32::from(TUN_TABLE)));
         late.rules.push(("eth1".to_string(), TUN_TABLE));
         late.proxies.push((VIP, "eth0".to_string()));
@@ -333,6 +419,51 @@ fn director(path: Path) -> Host {
         wiring: Wiring::default(),
         late,
     }
+}
+
+fn into_tun(to: Prefix, table: u32) -> Route {
+    Route {
+        to,
+        via: None,
+        interface: Some(TUN_NAME.to_string()),
+        table,
+    }
+}
+
+/// One address as a network.
+const fn single(address: IpAddr) -> Prefix {
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    Prefix { address, length }
+}
+
+fn plain_host(name: &str, role: Role, at: (&str, u8), address: Prefix) -> Host {
+    Host {
+        name: name.to_string(),
+        role,
+        interfaces: vec![interface("eth0", at.0, at.1, vec![address])],
+        sysctls: quiet(),
+        wiring: Wiring::default(),
+        late: Wiring::default(),
+    }
+}
+
+fn world() -> Host {
+    plain_host("world", Role::World, ("out", 0x35), WORLD)
+}
+
+/// It knows the gateway as the real servers do, though its own address is of another network.
+fn stray() -> Host {
+    let mut host = plain_host("stray", Role::Stray, ("in", 0x42), STRAY);
+    host.wiring.routes = vec![
+        Route {
+            to: single(GATEWAY.address),
+            via: None,
+            interface: Some("eth0".to_string()),
+            table: TABLE_MAIN,
+        },
+        route(ANYWHERE, GATEWAY),
+    ];
+    host
 }
 
 fn real_server(number: u8, weight: u32) -> Host {
@@ -404,8 +535,9 @@ mod tests {
 
     #[test]
     fn names_fit_and_macs_differ() {
-        for path in [Path::Frames, Path::Tun, Path::Kernel] {
-            let topology = Topology::nat(path);
+        let all = [Path::Frames, Path::Tun, Path::Kernel].map(Topology::nat);
+        let others = [Path::Frames, Path::Tun].map(Topology::full_nat);
+        for topology in all.into_iter().chain(others) {
             let mut macs = Vec::new();
             for host in &topology.hosts {
                 assert!(host.name.len() <= 11);
