@@ -62,6 +62,7 @@ fn assert_reached(all: &Outcome) {
         Martian,
         Orphan,
         Defence,
+        NoCallId,
     ] {
         assert!(
             account.dropped_for(reason) > 0,

@@ -168,6 +168,14 @@ impl Hosts {
         true
     }
 
+    /// A real server says something to the client of a talk, though nobody asked it.
+    pub fn speak_first(&mut self, id: u32, real: IpAddr, now: Instant) {
+        let talk = &self.talks[id as usize - 1];
+        let from = Endpoint::new(real, talk.to.port);
+        let packet = packet::udp(from, talk.from, &talk.unasked());
+        self.server_sends(&packet, now);
+    }
+
     fn end_of(&mut self, peer: Endpoint) -> Option<(Endpoint, &mut TcpEnd)> {
         let mut ends = self.ends.iter_mut();
         let found = ends.find(|((_, other), end)| *other == peer && !end.is_over());
@@ -394,8 +402,7 @@ impl Hosts {
             }
             Protocol::UDP => {
                 let data = heard.udp().unwrap_or_default();
-                let (head, rest) = data.split_at(data.len().min(6));
-                vec![packet::udp(me, peer, &[head, &talk::echo(rest)].concat())]
+                vec![packet::udp(me, peer, &talk::datagram_answer(data))]
             }
             Protocol::SCTP => {
                 let answer = heard

@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::choice::{self, Choices, Loads};
 use super::host::Sighting;
 use super::house::{Breath, Fed, House};
 use super::ledger::{Changes, Ledger, flow_of};
@@ -24,9 +25,7 @@ use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction};
 use crate::director::Account;
 use crate::director::snapshot::{Service, Snapshot};
-use crate::lvs::{
-    Endpoint, Flow, Protocol, RealLive, RealServer, Segment, ServiceFlags, Tunables, Tuple,
-};
+use crate::lvs::{Endpoint, Flow, Protocol, Segment, ServiceFlags, ServiceKey, Tunables, Tuple};
 use crate::time::{Duration, Instant};
 
 /// Type of the chunk that opens an association (RFC 9260 section 3.2).
@@ -59,8 +58,8 @@ impl fmt::Display for Broken {
     }
 }
 
-/// `broken` unless it holds.
-fn must(holds: bool, law: u8, text: impl FnOnce() -> String) -> Result<(), Broken> {
+/// Law number `law` is broken unless it holds.
+pub fn must(holds: bool, law: u8, text: impl FnOnce() -> String) -> Result<(), Broken> {
     if holds {
         Ok(())
     } else {
@@ -72,15 +71,7 @@ fn must(holds: bool, law: u8, text: impl FnOnce() -> String) -> Result<(), Broke
 #[derive(Debug)]
 pub struct Before {
     account: Account,
-    loads: BTreeMap<u32, Load>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Load {
-    total: u32,
-    overloaded: bool,
-    /// Connections this worker had opened there.
-    opened: u64,
+    loads: Loads,
 }
 
 /// Where the packets of a talk have been seen.
@@ -154,18 +145,9 @@ impl Laws {
 
     /// How things stand before worker `number` breathes.
     pub fn before(&self, house: &House, number: usize) -> Before {
-        let worker = house.worker(number);
-        let loads = reals_of(worker.snapshot()).map(|(_, real)| {
-            let load = Load {
-                total: real.live.total(),
-                overloaded: real.overloaded(),
-                opened: real.live.stats[number].conns.load(Relaxed),
-            };
-            (real.live.id, load)
-        });
         Before {
-            account: worker.account().clone(),
-            loads: loads.collect(),
+            account: house.worker(number).account().clone(),
+            loads: choice::loads(house, number),
         }
     }
 
@@ -188,11 +170,20 @@ impl Laws {
             return Err(Broken::new(1, text));
         }
         for conn in &changes.gone {
-            let reused = is_reopened(conn, &breath.fed, &snapshot.tunables);
+            let reused = is_reopened(conn, &breath.fed, &snapshot.tunables)
+                || is_spoken_over(conn, &breath.fed, &snapshot);
             self.judge_gone(conn, reused, now)?;
         }
-        self.judge_opened(&changes, &snapshot)?;
-        let opened = self.judge_picks(&changes, (before, number), &snapshot)?;
+        let choices = Choices {
+            ledger: &self.ledger,
+            changes: &changes,
+            loads: &before.loads,
+            fed: &breath.fed,
+            worker: number,
+            snapshot: &snapshot,
+        };
+        let opened = choices.judge()?;
+        self.ledger.note_services(&changes.opened, &snapshot);
         self.note_unseen(breath, &changes, opened, &snapshot);
         check_deadlines(house, &breath.fed, &snapshot, now)?;
         self.ledger.check_counts()
@@ -210,10 +201,11 @@ impl Laws {
             let text = format!("{} opened without a packet", flow_of(conn));
             return Err(Broken::new(2, text));
         }
-        let reaped = house.table().defences().drops_entries();
+        let reaping = house.table().defences().drops_entries();
         for conn in &changes.gone {
-            self.judge_gone(conn, reaped, now)?;
+            self.judge_gone(conn, reaping && may_be_reaped(conn, now), now)?;
         }
+        self.ledger.check_revival(&house.snapshot())?;
         self.ledger.check_counts()
     }
 
@@ -255,86 +247,6 @@ impl Laws {
         *self.moves.entry(flow).or_default() += 1;
     }
 
-    /// A new connection belongs to the service that takes it, goes to a server of it, and where its
-    /// template says.
-    fn judge_opened(&self, changes: &Changes, snapshot: &Snapshot) -> Result<(), Broken> {
-        for conn in &changes.opened {
-            let flow = flow_of(conn);
-            let service = snapshot.service_for(&flow, conn.mark());
-            let live = conn.server().expect("every new connection is bound");
-            let real = service.and_then(|service| real_of(service, live));
-            let Some(real) = real else {
-                let text = format!(
-                    "{flow} opened to {}, which does not serve it",
-                    live.endpoint
-                );
-                return Err(Broken::new(2, text));
-            };
-            let Some(template) = conn.control() else {
-                continue;
-            };
-            let same = template
-                .server()
-                .is_some_and(|server| Arc::ptr_eq(server, live));
-            must(same, 1, || format!("{flow} does not follow its template"))?;
-            let quiescent = snapshot.tunables.expire_quiescent_template != 0;
-            let spent = self.ledger.knew_template(template) && quiescent && real.weight.0 == 0;
-            must(!spent, 2, || {
-                format!("{flow} follows a template to quiesced {}", real.key)
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Whom a scheduler chose could be chosen. Returns how many connections were opened in all, those
-    /// included that no longer show.
-    fn judge_picks(
-        &self,
-        changes: &Changes,
-        (before, number): (&Before, usize),
-        snapshot: &Snapshot,
-    ) -> Result<u64, Broken> {
-        let mut sum = 0;
-        for (service, real) in reals_of(snapshot) {
-            let load = before.loads[&real.live.id];
-            let opened = real.live.stats[number].conns.load(Relaxed) - load.opened;
-            sum += opened;
-            if opened == 0 {
-                continue;
-            }
-            let bound = |conn: &&Arc<Conn>| {
-                conn.server()
-                    .is_some_and(|server| Arc::ptr_eq(server, &real.live))
-            };
-            let entered = changes.opened.iter().filter(bound).count() as u64;
-            let free = changes
-                .opened
-                .iter()
-                .filter(|conn| conn.control().is_none());
-            let templates = changes.remembered.iter();
-            let picks = free.chain(templates).filter(bound).count() as u64;
-            let persistent = service.spec.persistence.is_some();
-            // Without templates every connection was a pick, also one that no longer shows.
-            let picks = if persistent { picks } else { opened };
-            must(picks == 0 || real.weight.0 > 0, 2, || {
-                format!("{picks} new connections to quiesced {}", real.key)
-            })?;
-            let left = changes.gone.iter().filter(bound).count() as u64;
-            let unseen = opened.saturating_sub(entered) > 0;
-            if service.spec.scheduler != "lblc" && !unseen {
-                let room = room_at(real, load, left);
-                must(picks <= room, 2, || {
-                    let total = load.total;
-                    format!(
-                        "{picks} new connections to {} with {total}, room was {room}",
-                        real.key
-                    )
-                })?;
-            }
-        }
-        Ok(sum)
-    }
-
     /// Connections that were opened and have left again, within one breath: one-packet scheduling, and
     /// reuse on reuse. Their packets may have gone anywhere.
     fn note_unseen(
@@ -355,6 +267,16 @@ impl Laws {
             let once = once && flow.protocol == Protocol::UDP && !self.ledger.has(&flow);
             if once || unseen && opens(segment) {
                 self.note_move(flow);
+            }
+            // Whoever speaks first has the connection from now on.
+            if let Some((service, _)) = snapshot.started_by(&flow)
+                && let ServiceKey::Address { protocol, virt } = service.spec.key
+            {
+                self.note_move(Flow {
+                    protocol,
+                    source: flow.target,
+                    target: virt,
+                });
             }
         }
     }
@@ -420,16 +342,25 @@ fn check_deadlines(
     Ok(())
 }
 
-/// How many connections a scheduler may give to a server that stood like this, and that `left`
-/// connections have left meanwhile. The first one always marks it if it is full.
-fn room_at(real: &RealServer, load: Load, left: u64) -> u64 {
-    let upper = u64::from(real.live.thresholds().upper);
-    if load.overloaded && left == 0 {
-        return 0;
+/// Does a real server of a service with a persistence engine speak first to the client of this
+/// connection, so that it is his from now on?
+fn is_spoken_over(conn: &Conn, fed: &[Fed], snapshot: &Snapshot) -> bool {
+    let client = conn.client();
+    let mut flows = fed.iter().filter_map(|fed| fed.flow);
+    snapshot.has_engines() && flows.any(|(flow, _)| flow.target == client)
+}
+
+/// Would `drop_entry` take it: half-open, or idle for a minute with few packets; a template none of
+/// whose connections was established.
+fn may_be_reaped(conn: &Conn, now: Instant) -> bool {
+    let idle = || conn.idle_for(now).as_secs() >= 60 && (1..=8).contains(&conn.in_packets());
+    if conn.is_template() {
+        return !conn.is_assured();
     }
-    match upper {
-        0 => u64::MAX,
-        _ => (upper + left).saturating_sub(load.total.into()).max(1),
+    match (conn.protocol(), conn.state().name()) {
+        (Protocol::TCP, "SYN_RECV" | "SYNACK") | (Protocol::SCTP, "INIT1" | "INIT") => true,
+        (Protocol::UDP, _) | (_, "ESTABLISHED") => idle(),
+        _ => false,
     }
 }
 
@@ -474,14 +405,4 @@ fn opens(segment: Segment) -> bool {
 
 fn is_one_packet(service: &Arc<Service>) -> bool {
     service.spec.flags.has(ServiceFlags::ONE_PACKET)
-}
-
-fn reals_of(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Service>, &RealServer)> {
-    let services = snapshot.services.iter();
-    services.flat_map(|service| service.reals.iter().map(move |real| (service, real)))
-}
-
-fn real_of<'s>(service: &'s Service, live: &Arc<RealLive>) -> Option<&'s RealServer> {
-    let mut reals = service.reals.iter();
-    reals.find(|real| Arc::ptr_eq(&real.live, live))
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use super::invariant::Broken;
 use crate::conn::{Conn, ConnTable};
 use crate::director::snapshot::Snapshot;
-use crate::lvs::{Flow, RealLive};
+use crate::lvs::{Flow, RealLive, ServiceKey, Tuple};
 use crate::time::Instant;
 
 /// What became different in the table.
@@ -33,6 +33,8 @@ struct Known {
     /// The last look that found it, and the first.
     seen: u64,
     born: u64,
+    /// The service that took it.
+    service: Option<ServiceKey>,
 }
 
 /// The second book.
@@ -77,6 +79,7 @@ impl Ledger {
                 deadline: conn.deadline(),
                 seen: look,
                 born: look,
+                service: None,
             };
             match known {
                 Some(known) if Arc::ptr_eq(&known.conn, conn) => {
@@ -126,6 +129,49 @@ impl Ledger {
         let mut templates = self.templates.iter();
         let known = templates.find(|known| Arc::ptr_eq(&known.conn, template));
         known.is_some_and(|known| known.born < self.looks)
+    }
+
+    /// The template with this key that was there before the last look. Whoever comes to a service
+    /// without persistence engine does not find one that an engine has added a call to.
+    pub fn template(&self, key: &Tuple) -> Option<&Arc<Conn>> {
+        let mut templates = self.templates.iter();
+        let plain = |conn: &Conn| conn.in_tuple() == *key && !conn.has_engine_data();
+        let known = templates.find(|known| plain(&known.conn));
+        let known = known.filter(|known| known.born < self.looks);
+        known.map(|known| &known.conn)
+    }
+
+    /// Notes which services took the connections of the last look.
+    pub fn note_services(&mut self, opened: &[Arc<Conn>], snapshot: &Snapshot) {
+        for conn in opened {
+            let flow = flow_of(conn);
+            let service = snapshot.service_for(&flow, conn.mark());
+            if let Some(known) = self.conns.get_mut(&flow) {
+                known.service = service.map(|service| service.spec.key);
+            }
+        }
+    }
+
+    /// A real server that was deleted and is there again has its connections back
+    /// (`ip_vs_trash_get_dest`).
+    ///
+    /// # Errors
+    /// Law 1: one of its connections is still bound to what was deleted.
+    pub fn check_revival(&self, snapshot: &Snapshot) -> Result<(), Broken> {
+        for known in self.conns.values() {
+            let orphaned = |server: &&Arc<RealLive>| !server.available.load(Relaxed);
+            let Some(server) = known.conn.server().filter(orphaned) else {
+                continue;
+            };
+            let service = known.service.and_then(|key| snapshot.service(&key));
+            let reals = service.map_or(&[][..], |service| &service.reals);
+            if reals.iter().any(|real| real.key.0 == server.endpoint) {
+                let (flow, endpoint) = (flow_of(&known.conn), server.endpoint);
+                let text = format!("{endpoint} is back without its connection {flow}");
+                return Err(Broken::new(1, text));
+            }
+        }
+        Ok(())
     }
 
     /// Is there a connection of this flow?

@@ -2,6 +2,7 @@
 //! with virtual time, among clients, real servers and an operator that chance leads. After everything
 //! that happens the laws of `invariant` must hold. One seed is one run; it can be played again.
 
+mod choice;
 mod host;
 mod house;
 mod invariant;
@@ -202,6 +203,7 @@ impl Sim {
             }
             Action::Poke(id, poke) => self.hosts.poke(id, poke, now),
             Action::PokeServer { id, reset } => drop(self.hosts.poke_server(id, reset, now)),
+            Action::SpeakFirst { id, real } => self.hosts.speak_first(id, real, now),
             Action::Complain { id, inside, router } => {
                 self.hosts.complain(id, (inside, router), now);
             }

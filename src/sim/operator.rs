@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::station::MARK;
+use super::talk::SIP_PORT;
 use super::topology::{REALS, VIPS};
 use crate::config::{Command, Query, RealSpec};
 use crate::director::snapshot::{Service, Snapshot};
@@ -50,7 +51,7 @@ const fn address(protocol: Protocol, vip: usize, port: u16) -> ServiceKey {
 }
 
 /// Every service that a run may have; the first ones it begins with.
-const KEYS: [ServiceKey; 10] = [
+const KEYS: [ServiceKey; 11] = [
     address(Protocol::TCP, 0, 80),
     address(Protocol::UDP, 0, 53),
     address(Protocol::SCTP, 0, 9),
@@ -58,6 +59,7 @@ const KEYS: [ServiceKey; 10] = [
     address(Protocol::UDP, 2, 53),
     address(Protocol::TCP, 1, 0),
     address(Protocol::UDP, 0, 500),
+    address(Protocol::UDP, 0, SIP_PORT),
     address(Protocol::TCP, 0, 21),
     address(Protocol::TCP, 1, 80),
     ServiceKey::Mark {
@@ -67,12 +69,13 @@ const KEYS: [ServiceKey; 10] = [
 ];
 
 /// What clients ask for: most of it is served most of the time.
-pub const TARGETS: [(Protocol, Endpoint); 12] = [
+pub const TARGETS: [(Protocol, Endpoint); 13] = [
     (Protocol::TCP, Endpoint::new(VIPS[0], 80)),
     (Protocol::TCP, Endpoint::new(VIPS[0], 80)),
     (Protocol::TCP, Endpoint::new(VIPS[0], 80)),
     (Protocol::UDP, Endpoint::new(VIPS[0], 53)),
     (Protocol::UDP, Endpoint::new(VIPS[0], 500)),
+    (Protocol::UDP, Endpoint::new(VIPS[0], SIP_PORT)),
     (Protocol::SCTP, Endpoint::new(VIPS[0], 9)),
     (Protocol::TCP, Endpoint::new(VIPS[2], 80)),
     (Protocol::UDP, Endpoint::new(VIPS[2], 53)),
@@ -90,6 +93,10 @@ pub fn first_commands(rng: &mut Rng, calm: bool) -> Vec<Command> {
         let mut spec = ServiceSpec::new(*key, pick(rng, &sched::NAMES));
         if rng.chance(25) || key.port() == 0 {
             spec.persistence = Some(persistence(rng));
+        }
+        if key.port() == SIP_PORT && rng.chance(70) {
+            spec.persistence = Some(persistence(rng));
+            spec.engine = Some("sip".to_string());
         }
         if !calm && rng.chance(15) {
             spec.flags.0 |= ServiceFlags::ONE_PACKET;
@@ -168,6 +175,9 @@ fn service(rng: &mut Rng, key: ServiceKey) -> ServiceSpec {
     spec.flags = ServiceFlags(flags & (ServiceFlags::SCHED_1 | ServiceFlags::SCHED_2));
     if rng.chance(15) {
         spec.flags.0 |= ServiceFlags::ONE_PACKET;
+    }
+    if key.port() == SIP_PORT && rng.chance(70) {
+        spec.engine = Some("sip".to_string());
     }
     if rng.chance(30) {
         spec.persistence = Some(persistence(rng));
@@ -304,8 +314,10 @@ pub fn line_of(command: &Command) -> String {
     let served = |spec: &ServiceSpec| {
         let persistent = spec.persistence.map(|persistence| persistence.timeout_s);
         let persistent = persistent.map_or(String::new(), |life| format!(" persistent {life} s"));
+        let engine = spec.engine.as_ref();
+        let engine = engine.map_or(String::new(), |name| format!(" engine {name}"));
         format!(
-            "{} {}{persistent} flags {:#x}",
+            "{} {}{persistent}{engine} flags {:#x}",
             spec.key, spec.scheduler, spec.flags.0
         )
     };

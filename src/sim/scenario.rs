@@ -8,8 +8,8 @@ use super::house::{HouseRules, Steering};
 use super::net::Cables;
 use super::operator::{self, TARGETS, pick};
 use super::rubbish::{self, Rubbish};
-use super::talk::{Ending, Fate, Poke, Talk};
-use super::topology::CLIENTS;
+use super::talk::{Ending, Fate, Poke, SIP_PORT, Talk};
+use super::topology::{CLIENTS, REALS};
 use crate::config::{Command, Query};
 use crate::director::snapshot::Snapshot;
 use crate::lvs::{Endpoint, Family, Limits, Protocol};
@@ -87,6 +87,8 @@ pub enum Action {
     Poke(u32, Poke),
     /// The real server of a talk closes or resets.
     PokeServer { id: u32, reset: bool },
+    /// A real server speaks first to the client of a talk.
+    SpeakFirst { id: u32, real: IpAddr },
     /// Somebody complains about a talk.
     Complain { id: u32, inside: bool, router: bool },
     /// A frame nobody should send.
@@ -155,10 +157,7 @@ impl Knobs {
         let action = match kind {
             Kind::Open => Some(open(rng, hosts.talks(), self.calm.then_some(snapshot))),
             Kind::Poke => poke(rng, hosts.talks(), self.calm),
-            Kind::Serve => one_open(rng, hosts.talks(), Protocol::TCP).map(|id| {
-                let reset = !self.calm && rng.chance(40);
-                Action::PokeServer { id, reset }
-            }),
+            Kind::Serve => serve(rng, hosts.talks(), self.calm),
             Kind::Operate => Some(Action::Command(operator::command(rng, snapshot))),
             Kind::Ask => Some(Action::Query(operator::query(rng, snapshot))),
             Kind::Rubbish => {
@@ -336,6 +335,19 @@ fn poke(rng: &mut Rng, talks: &[Talk], calm: bool) -> Option<Action> {
     Some(Action::Poke(talk.id, poke))
 }
 
+/// A real server does something nobody asked it for.
+fn serve(rng: &mut Rng, talks: &[Talk], calm: bool) -> Option<Action> {
+    let calls = talks.iter().filter(|talk| talk.to.port == SIP_PORT);
+    let ids: Vec<u32> = calls.map(|talk| talk.id).collect();
+    if !calm && !ids.is_empty() && rng.chance(40) {
+        let (id, real) = (pick(rng, &ids), pick(rng, &REALS[..5]));
+        return Some(Action::SpeakFirst { id, real });
+    }
+    let id = one_open(rng, talks, Protocol::TCP)?;
+    let reset = !calm && rng.chance(40);
+    Some(Action::PokeServer { id, reset })
+}
+
 fn disturb(rng: &mut Rng, workers: usize) -> Action {
     let (worker, port) = (rng.below(workers as u64) as usize, rng.below(2) as usize);
     // Disturbances end sooner than they begin, or little would get through.
@@ -382,6 +394,9 @@ impl fmt::Display for Action {
             Action::PokeServer { id, reset } => {
                 let what = if *reset { "resets" } else { "closes" };
                 write!(f, "the real server of talk {id} {what}")
+            }
+            Action::SpeakFirst { id, real } => {
+                write!(f, "{real} speaks to the client of talk {id}")
             }
             Action::Complain { id, inside, router } => {
                 let side = if *inside { "real server's" } else { "client's" };

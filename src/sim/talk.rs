@@ -51,6 +51,11 @@ pub enum Poke {
 /// Longest request or datagram in bytes.
 pub const DATA_MAX: usize = 600;
 
+/// The port of services whose datagrams belong to calls (RFC 3261 section 19.1.2).
+pub const SIP_PORT: u16 = 5060;
+/// So many talks are one call, whoever their clients are.
+const TALKS_PER_CALL: u32 = 3;
+
 /// SCTP chunk types (RFC 9260 section 3.2), as a client sends them and as they are answered.
 const SCTP_LIFE: [(u8, u8); 4] = [(1, 2), (10, 11), (0, 3), (7, 8)];
 const SCTP_ABORT: u8 = 6;
@@ -106,12 +111,31 @@ pub fn id_of(heard: &Heard) -> Option<u32> {
     match heard.protocol {
         Protocol::TCP => heard.tcp().map(|segment| segment.seq >> 16),
         Protocol::UDP => {
-            let id = heard.udp()?.get(..4)?.try_into().expect("four bytes");
+            let (_, data) = split_head(heard.udp()?);
+            let id = data.get(..4)?.try_into().expect("four bytes");
             Some(u32::from_be_bytes(id))
         }
         Protocol::SCTP => heard.sctp().map(|(tag, _)| tag),
         _ => None,
     }
+}
+
+/// What a real server answers to a datagram: what says whose it is stays, the rest is the echo.
+pub fn datagram_answer(data: &[u8]) -> Vec<u8> {
+    let (head, data) = split_head(data);
+    let (who, rest) = data.split_at(data.len().min(6));
+    [head, who, &echo(rest)].concat()
+}
+
+/// The lines of a SIP message, which say which call it belongs to, and what is behind them.
+fn split_head(data: &[u8]) -> (&[u8], &[u8]) {
+    const END: &[u8] = b"\r\n\r\n";
+    let is_end = |window: &[u8]| window == END;
+    let end = match data.starts_with(b"OPTIONS") {
+        true => data.windows(END.len()).position(is_end),
+        false => None,
+    };
+    data.split_at(end.map_or(0, |at| at + END.len()))
 }
 
 /// The chunk with which a real server answers a chunk, if it does.
@@ -299,7 +323,7 @@ impl Talk {
     }
 
     fn hear_datagram(&self, heard: &Heard) -> Result<(), Broken> {
-        let data = heard.udp().unwrap_or_default();
+        let (_, data) = split_head(heard.udp().unwrap_or_default());
         let mine = data.get(..4) == Some(&self.id.to_be_bytes()[..]);
         let number = data
             .get(4..6)
@@ -335,10 +359,23 @@ impl Talk {
     }
 
     fn udp_packet(&self, number: u16) -> Vec<u8> {
-        let mut data = self.id.to_be_bytes().to_vec();
-        data.extend(number.to_be_bytes());
-        data.extend(filler(self.id, number.into()));
-        packet::udp(self.from, self.to, &data)
+        packet::udp(self.from, self.to, &self.datagram(number, |data| data))
+    }
+
+    /// What a real server says that speaks first.
+    pub fn unasked(&self) -> Vec<u8> {
+        self.datagram(0, |data| echo(&data))
+    }
+
+    fn datagram(&self, number: u16, body: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+        let call = self.id / TALKS_PER_CALL;
+        let head = match self.to.port {
+            SIP_PORT => format!("OPTIONS sip:sim SIP/2.0\r\nCall-ID: {call}@sim\r\n\r\n"),
+            _ => String::new(),
+        };
+        let (id, number_bytes) = (self.id.to_be_bytes(), number.to_be_bytes());
+        let body = body(filler(self.id, number.into()));
+        [head.as_bytes(), &id, &number_bytes, &body].concat()
     }
 
     fn sctp_packet(&self, chunk: u8) -> Vec<u8> {
