@@ -229,15 +229,18 @@ pub(super) fn open<P: Probe>(
         return open_full_nat(table, opening, p, own);
     }
     let conn = Arc::new(Conn::open(opening, p.now));
-    Stats::bump(&real.live.stats[own.worker].conns, 1);
+    let count = || Stats::bump(&real.live.stats[own.worker].conns, 1);
     if choice.once {
+        count();
         return Admission::Once(conn);
     }
     match table.insert(conn) {
         Ok(conn) => {
+            count();
             own.wheel.arm(&conn);
             Admission::Opened(conn)
         }
+        // What found no room was no connection, so it does not count (`ip_vs_conn_new`).
         Err(_) => Admission::TableFull,
     }
 }

@@ -15,15 +15,23 @@ use crate::wire::Mac;
 const FRESH: Duration = Duration::from_secs(30);
 /// How long an answer is used at all; meanwhile questions go out.
 const USABLE: Duration = Duration::from_secs(60);
-/// Time between two questions about one address.
+/// Time between two questions about one address. So long nobody takes its place either, or more
+/// neighbours than fit would push each other out, and each would be asked for again at once.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all workers know of their neighbours.
 #[derive(Debug)]
 pub struct Neighbours {
-    known: Mutex<BTreeMap<(usize, IpAddr), Known>>,
+    known: Mutex<Table>,
     generation: AtomicU64,
     entries_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    known: BTreeMap<(usize, IpAddr), Known>,
+    /// Until then nobody may be forgotten, so nobody need be looked for.
+    crowded_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,13 +57,13 @@ impl Neighbours {
     /// Nobody is known yet; at most `entries_max` will be.
     pub fn new(entries_max: usize) -> Neighbours {
         Neighbours {
-            known: Mutex::new(BTreeMap::new()),
+            known: Mutex::new(Table::default()),
             generation: AtomicU64::new(0),
             entries_max: entries_max.max(1),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(usize, IpAddr), Known>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // A worker that panicked while holding the lock left a whole entry or none.
         self.known
             .lock()
@@ -73,15 +81,15 @@ impl Neighbours {
         if mac.is_group() || mac == Mac::default() || address.is_unspecified() {
             return;
         }
-        let mut known = self.lock();
-        let here = known.get(&(port, address)).copied();
+        let mut table = self.lock();
+        let here = table.known.get(&(port, address)).copied();
         if here.is_none() && !welcome || here.is_some_and(|known| known.fixed) {
             return;
         }
-        if here.is_none() && known.len() >= self.entries_max {
-            forget_oldest(&mut known);
+        if here.is_none() && !table.make_room(self.entries_max, now) {
+            return;
         }
-        known.insert(
+        table.known.insert(
             (port, address),
             Known {
                 mac: Some(mac),
@@ -103,16 +111,21 @@ impl Neighbours {
             asked: None,
             fixed: true,
         };
-        self.lock().insert((port, address), entry);
+        self.lock().known.insert((port, address), entry);
         self.generation.fetch_add(1, Relaxed);
     }
 
     /// What is known of `address` on `port`. If it says `ask`, the caller asks, and nobody else within
-    /// the next second.
+    /// the next second. Where there is no room for one more nobody asks yet.
     pub fn look_up(&self, port: usize, address: IpAddr, now: Instant) -> Answer {
-        let mut known = self.lock();
-        if !known.contains_key(&(port, address)) && known.len() >= self.entries_max {
-            forget_oldest(&mut known);
+        let mut table = self.lock();
+        let stranger = !table.known.contains_key(&(port, address));
+        if stranger && !table.make_room(self.entries_max, now) {
+            return Answer {
+                mac: None,
+                ask: false,
+                fresh_until: now,
+            };
         }
         let unknown = Known {
             mac: None,
@@ -120,7 +133,7 @@ impl Neighbours {
             asked: None,
             fixed: false,
         };
-        let entry = known.entry((port, address)).or_insert(unknown);
+        let entry = table.known.entry((port, address)).or_insert(unknown);
         if entry.fixed {
             return Answer {
                 mac: entry.mac,
@@ -152,21 +165,42 @@ impl Neighbours {
 
     /// Every neighbour that has told its MAC address: port, address, MAC.
     pub fn list(&self) -> Vec<(usize, IpAddr, Mac)> {
-        let known = self.lock();
+        let table = self.lock();
         let told = |((port, address), known): (&(usize, IpAddr), &Known)| {
             known.mac.map(|mac| (*port, *address, mac))
         };
-        known.iter().filter_map(told).collect()
+        table.known.iter().filter_map(told).collect()
     }
 }
 
-fn forget_oldest(known: &mut BTreeMap<(usize, IpAddr), Known>) {
-    let learned = known.iter().filter(|(_, known)| !known.fixed);
-    if let Some(key) = learned
-        .min_by_key(|(_, known)| known.learned)
-        .map(|(key, _)| *key)
-    {
-        known.remove(&key);
+impl Table {
+    /// Makes room for one more, if there is none: whoever never answered goes first, then the oldest.
+    /// Says if there is room now.
+    fn make_room(&mut self, entries_max: usize, now: Instant) -> bool {
+        if self.known.len() < entries_max {
+            return true;
+        }
+        if self.crowded_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let others = || self.known.iter().filter(|(_, known)| !known.fixed);
+        let idle = others().filter(|(_, known)| now - known.touched() >= ASK_AGAIN);
+        let goes = idle.min_by_key(|(_, known)| (known.mac.is_some(), known.touched()));
+        let Some(key) = goes.map(|(key, _)| *key) else {
+            let oldest = others().map(|(_, known)| known.touched()).min();
+            self.crowded_until = oldest.map(|touched| touched + ASK_AGAIN);
+            return false;
+        };
+        self.known.remove(&key);
+        true
+    }
+}
+
+impl Known {
+    /// When it was last learned or asked for.
+    fn touched(&self) -> Instant {
+        self.asked
+            .map_or(self.learned, |asked| asked.max(self.learned))
     }
 }
 
@@ -299,5 +333,24 @@ mod tests {
             neighbours.learn(0, [10, 0, 0, last].into(), MAC, true, at(u64::from(last)));
         }
         assert_eq!(neighbours.list().len(), 2);
+    }
+    #[test]
+    fn more_than_fit_do_not_push_each_other_out() {
+        let neighbours = Neighbours::new(4);
+        let ask = |now| {
+            let all = (1..=20_u8).map(|last| neighbours.look_up(0, [10, 0, 0, last].into(), now));
+            all.filter(|answer| answer.ask).count()
+        };
+        // Everybody is wanted again and again, as by frames that wait.
+        assert_eq!((0..100).map(|_| ask(at(5))).sum::<usize>(), 4);
+        neighbours.learn(0, [10, 0, 0, 1].into(), MAC, false, at(5));
+        assert_eq!(neighbours.list().len(), 1, "the answer is heard");
+        let half = at(5) + Duration::from_millis(500);
+        assert_eq!(ask(half), 0);
+        assert_eq!(
+            (0..100).map(|_| ask(at(6))).sum::<usize>(),
+            4,
+            "others' turn"
+        );
     }
 }
