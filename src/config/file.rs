@@ -563,6 +563,7 @@ fn accepted(accepts: Accepts) -> String {
         Accepts::Natural => "0 or more".to_string(),
         Accepts::UpTo(max) => format!("0 to {max}"),
         Accepts::PowerOfTwo => "a power of two".to_string(),
+        Accepts::Seconds => "seconds, at most 21474836".to_string(),
         Accepts::Nothing => "it can only be read".to_string(),
     }
 }

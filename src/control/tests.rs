@@ -156,6 +156,7 @@ impl Room {
                 flow,
                 flags,
                 now,
+                tunables: &snapshot.tunables,
                 rng: &mut rng,
                 notes: None,
             };

@@ -178,6 +178,7 @@ pub(super) fn pick<'s, P: Probe>(
         flow: tuple.flow(),
         flags: service.spec.flags,
         now: p.now,
+        tunables: &own.snapshot.tunables,
         rng: &mut own.rng,
         notes: P::ON.then_some(&mut own.notes),
     };

@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+/// CONFIG_HZ of the recorded kernel.
+const TICKS_PER_SECOND: i64 = 100;
+
 /// Which values a tunable takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepts {
@@ -14,6 +17,8 @@ pub enum Accepts {
     UpTo(i64),
     /// A power of two.
     PowerOfTwo,
+    /// Seconds whose ticks, of which a second has 100, are a 32-bit number.
+    Seconds,
     /// It can only be read.
     Nothing,
 }
@@ -27,6 +32,10 @@ impl Accepts {
             Accepts::UpTo(max) => value >= 0 && value <= max,
             Accepts::PowerOfTwo => {
                 value > 0 && value <= i32::MAX as i64 && value & (value - 1) == 0
+            }
+            Accepts::Seconds => {
+                value >= i32::MIN as i64 / TICKS_PER_SECOND
+                    && value <= i32::MAX as i64 / TICKS_PER_SECOND
             }
             Accepts::Nothing => false,
         }
@@ -105,6 +114,11 @@ sysctls! {
     expire_quiescent_template = 0, Accepts::Number;
     /// Leave tunnelled packets alone.
     ignore_tunneled = 0, Accepts::Number;
+    /// Seconds after which lblc forgets a target that nobody asked for.
+    lblc_expiration = 86_400, Accepts::Seconds;
+    /// Seconds after which lblcr forgets a target that nobody asked for, and after which a set of
+    /// several servers that has not changed loses one.
+    lblcr_expiration = 86_400, Accepts::Seconds;
     /// Answer real servers whose packets match no connection.
     nat_icmp_send = 0, Accepts::Number;
     /// Path MTU discovery for tunnels.

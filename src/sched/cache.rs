@@ -26,10 +26,6 @@ const CHECKS_PER_FULL: u32 = 30;
 /// So long an entry must have been idle to be thinned out.
 const THIN_IDLE: Duration = Duration::from_secs(6 * 60);
 
-/// So long an entry must have been idle to be forgotten: sysctls `lblc_expiration` and
-/// `lblcr_expiration`.
-pub const EXPIRATION: Duration = Duration::from_secs(86_400);
-
 /// A value for each of a bounded number of addresses.
 #[derive(Debug)]
 pub struct Cache<V> {
@@ -63,9 +59,10 @@ impl<V> Default for Cache<V> {
 }
 
 impl<V> Cache<V> {
-    /// What is remembered of `address`, which thereby is in use `now`.
-    pub fn touch(&mut self, address: IpAddr, now: Instant) -> Option<&mut V> {
-        self.forget(now);
+    /// What is remembered of `address`, which thereby is in use `now`. Who was idle for
+    /// `expiration_s` seconds is forgotten when all entries are looked at.
+    pub fn touch(&mut self, address: IpAddr, now: Instant, expiration_s: i64) -> Option<&mut V> {
+        self.forget(now, expiration_s);
         let row = &mut self.rows[row_of(address)];
         let entry = row.iter_mut().find(|entry| entry.address == address)?;
         entry.last_use = now;
@@ -85,22 +82,23 @@ impl<V> Cache<V> {
     }
 
     /// Does the checks that were due until `now`, as if each had come in time.
-    fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, now: Instant, expiration_s: i64) {
         let mut next = self.next_check.unwrap_or(now + CHECK_PERIOD);
         while next <= now && self.entries > 0 {
-            self.check(next);
+            self.check(next, expiration_s);
             next += CHECK_PERIOD;
         }
         // With nothing left to forget the checks are all the same; only their time goes on.
         self.next_check = Some(next.max(now));
     }
 
-    fn check(&mut self, now: Instant) {
+    fn check(&mut self, now: Instant, expiration_s: i64) {
         self.checks += 1;
         if self.checks == CHECKS_PER_FULL {
             self.checks = 0;
+            let idle = Duration::from_secs(u64::try_from(expiration_s).unwrap_or(0));
             for row in 0..ROWS {
-                self.forget_idle(row, EXPIRATION, now);
+                self.forget_idle(row, idle, now);
             }
         } else if self.entries > ENTRIES_MAX {
             self.thin_out(now);
@@ -137,6 +135,8 @@ fn row_of(address: IpAddr) -> usize {
 mod tests {
     use super::*;
 
+    const DAY_S: i64 = 86_400;
+
     fn address(number: u32) -> IpAddr {
         std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
     }
@@ -149,7 +149,7 @@ mod tests {
     fn filled(count: u32) -> Cache<u32> {
         let mut cache = Cache::default();
         for number in 0..count {
-            assert!(cache.touch(address(number), at(0)).is_none());
+            assert!(cache.touch(address(number), at(0), DAY_S).is_none());
             cache.insert(address(number), number, at(0));
         }
         cache
@@ -160,11 +160,11 @@ mod tests {
         let mut cache = filled(5000);
         for number in 0..5000 {
             assert_eq!(
-                cache.touch(address(number), at(1)),
+                cache.touch(address(number), at(1), DAY_S),
                 Some(&mut number.clone())
             );
         }
-        assert!(cache.touch(address(5000), at(1)).is_none());
+        assert!(cache.touch(address(5000), at(1), DAY_S).is_none());
     }
 
     /// Full checks come every half hour; the first one after a day of silence forgets.
@@ -173,24 +173,34 @@ mod tests {
         let day = 86_400;
         let mut cache = filled(2);
         assert!(
-            cache.touch(address(0), at(day)).is_none(),
+            cache.touch(address(0), at(day), DAY_S).is_none(),
             "the check at 86400 s"
         );
         let mut cache = filled(2);
-        assert!(cache.touch(address(0), at(day - 1)).is_some());
-        assert!(cache.touch(address(1), at(day + 1)).is_none());
+        assert!(cache.touch(address(0), at(day - 1), DAY_S).is_some());
+        assert!(cache.touch(address(1), at(day + 1), DAY_S).is_none());
         assert!(
-            cache.touch(address(0), at(2 * day - 1)).is_some(),
+            cache.touch(address(0), at(2 * day - 1), DAY_S).is_some(),
             "the next check is later"
         );
         assert_eq!(cache.entries, 1);
+    }
+
+    /// The full check is at 1800 s.
+    #[test]
+    fn forgets_after_what_the_sysctl_says() {
+        for (expiration_s, remembered) in [(1800, false), (1801, true), (0, false), (-1, false)] {
+            let mut cache = filled(1);
+            let found = cache.touch(address(0), at(1800), expiration_s);
+            assert_eq!(found.is_some(), remembered, "{expiration_s} s");
+        }
     }
 
     #[test]
     fn is_bounded() {
         let mut cache = filled(40_000);
         assert_eq!(cache.entries, ENTRIES_LIMIT);
-        assert!(cache.touch(address(39_999), at(1)).is_none());
+        assert!(cache.touch(address(39_999), at(1), DAY_S).is_none());
     }
 
     /// Entries idle for six minutes are thinned out, a third more than there are too many; those in
@@ -199,29 +209,33 @@ mod tests {
     fn thins_out_what_is_idle() {
         let mut cache = filled(ENTRIES_MAX as u32 + 3000);
         for number in 0..1000 {
-            cache.touch(address(number), at(300));
+            cache.touch(address(number), at(300), DAY_S);
         }
-        cache.touch(address(0), at(359));
+        cache.touch(address(0), at(359), DAY_S);
         assert_eq!(
             cache.entries,
             ENTRIES_MAX + 3000,
             "nobody idle for six minutes yet"
         );
-        cache.touch(address(0), at(360));
+        cache.touch(address(0), at(360), DAY_S);
         let left = cache.entries;
         assert!(
             (ENTRIES_MAX - 1100..=ENTRIES_MAX - 1000).contains(&left),
             "{left}"
         );
         for number in 0..1000 {
-            assert!(cache.touch(address(number), at(361)).is_some());
+            assert!(cache.touch(address(number), at(361), DAY_S).is_some());
         }
     }
 
     #[test]
     fn a_year_of_silence_takes_no_time() {
         let mut cache = filled(20_000);
-        assert!(cache.touch(address(1), at(100 * 365 * 86_400)).is_none());
+        assert!(
+            cache
+                .touch(address(1), at(100 * 365 * 86_400), DAY_S)
+                .is_none()
+        );
         assert_eq!(cache.entries, 0);
     }
 }

@@ -27,7 +27,8 @@ impl Scheduler for LocalityBased {
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
         let (target, now) = (context.flow.target.address, context.now);
-        let Some(remembered) = self.cache.touch(target, now) else {
+        let expiration_s = context.tunables.lblc_expiration;
+        let Some(remembered) = self.cache.touch(target, now, expiration_s) else {
             let index = least_per_weight(reals, context, overhead, overhead_words)?;
             let place = Place::of((index, &reals[index]));
             self.cache.insert(target, place, now);

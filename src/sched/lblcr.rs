@@ -4,17 +4,17 @@
 //! Of the servers that had the target, the usable one with the least [`overhead`] per weight has it
 //! again; of equals the one that came to the set last. If it is *too busy* (see `lblc`), or there is
 //! none, weighted least connection finds a server, which joins the set. When a set of several has not
-//! changed for a day, its most loaded member leaves.
+//! changed for a day (`lblcr_expiration`), its most loaded member leaves.
 //!
 //! A story tells who of the set was looked at, and if nobody was good enough, the quotients of wlc.
 
-use super::cache::{Cache, EXPIRATION};
+use super::cache::Cache;
 use super::lblc::is_too_busy;
 use super::{
     Change, PickContext, Place, Scheduler, is_less, least_per_weight, overhead, overhead_words,
 };
 use crate::lvs::RealServer;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// Remembers who had each target.
 #[derive(Debug, Default)]
@@ -39,7 +39,8 @@ impl Scheduler for LocalityBasedReplicated {
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
         let (target, now) = (context.flow.target.address, context.now);
-        let Some(members) = self.cache.touch(target, now) else {
+        let expiration_s = context.tunables.lblcr_expiration;
+        let Some(members) = self.cache.touch(target, now, expiration_s) else {
             let index = least_per_weight(reals, context, overhead, overhead_words)?;
             let members = Members {
                 places: vec![Place::of((index, &reals[index]))],
@@ -49,7 +50,7 @@ impl Scheduler for LocalityBasedReplicated {
             return Some(index);
         };
         let candidate = members.least_loaded(reals);
-        members.shrink(reals, now);
+        members.shrink(reals, now, expiration_s);
         if let Some(index) = candidate {
             if !is_too_busy(&reals[index], reals) {
                 context.note(index, || format!("least loaded of the set of {target}"));
@@ -79,9 +80,13 @@ impl Members {
         })
     }
 
-    /// A set of several that has not changed for a day loses its most loaded member.
-    fn shrink(&mut self, reals: &[RealServer], now: Instant) {
-        if self.places.len() < 2 || now.since(self.last_change) <= EXPIRATION {
+    /// A set of several that has not changed for so many seconds loses its most loaded member; with
+    /// less than none, at once.
+    fn shrink(&mut self, reals: &[RealServer], now: Instant, expiration_s: i64) {
+        let unchanged = now.since(self.last_change);
+        let is_old = u64::try_from(expiration_s)
+            .map_or(true, |seconds| unchanged > Duration::from_secs(seconds));
+        if self.places.len() < 2 || !is_old {
             return;
         }
         let present = self.places.iter().filter_map(|place| place.find(reals));

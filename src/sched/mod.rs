@@ -4,7 +4,7 @@
 //!
 //! `reals` is always in the kernel's order: the newest server first.
 
-use crate::lvs::{Flow, RealServer, ServiceFlags};
+use crate::lvs::{Flow, RealServer, ServiceFlags, Tunables};
 use crate::rng::Rng;
 use crate::time::Instant;
 
@@ -34,6 +34,8 @@ pub struct PickContext<'a> {
     pub flags: ServiceFlags,
     /// The time, for the schedulers that forget.
     pub now: Instant,
+    /// How long they remember.
+    pub tunables: &'a Tunables,
     /// Chance, for the schedulers that want it.
     pub rng: &'a mut Rng,
     /// Takes the numbers that were compared, when a story is told.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Change, NAMES, Note, PickContext, Scheduler, by_name};
 use crate::lvs::{
     Endpoint, Flow, ForwardMethod, Protocol, RealKey, RealLive, RealServer, ServiceFlags,
-    Thresholds, Weight,
+    Thresholds, Tunables, Weight,
 };
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -20,6 +20,7 @@ pub(super) struct Bench {
     flow: Flow,
     flags: ServiceFlags,
     now: Instant,
+    tunables: Tunables,
 }
 
 impl Bench {
@@ -36,6 +37,7 @@ impl Bench {
             },
             flags: ServiceFlags::default(),
             now: Instant::ZERO,
+            tunables: Tunables::default(),
         };
         for (weight, id) in weights.iter().zip(0..) {
             bench.add(id, *weight);
@@ -94,6 +96,7 @@ impl Bench {
             flow: self.flow,
             flags: self.flags,
             now: self.now,
+            tunables: &self.tunables,
             rng: &mut self.rng,
             notes,
         };

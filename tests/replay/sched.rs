@@ -302,6 +302,7 @@ impl Replay {
             flow,
             flags: self.flags,
             now: Instant::ZERO,
+            tunables: &ulvs::lvs::Tunables::default(),
             rng: &mut self.rng,
             notes: None,
         };
