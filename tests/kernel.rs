@@ -22,6 +22,8 @@ mod net;
 mod packet;
 #[path = "kernel/play.rs"]
 mod play;
+#[path = "kernel/routing.rs"]
+mod routing;
 #[path = "kernel/sequence.rs"]
 mod sequence;
 #[path = "kernel/shell.rs"]

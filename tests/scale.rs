@@ -242,6 +242,7 @@ fn port(name: &str, side: Side, mac: Mac, net: [u8; 4], neighbours: Vec<(IpAddr,
         raw_ip: false,
         addresses: vec![],
         routes,
+        routes_from: vec![],
         neighbours,
     }
 }

@@ -46,6 +46,7 @@ fn port(
         raw_ip: false,
         addresses: vec![],
         routes,
+        routes_from: vec![],
         neighbours,
     }
 }

@@ -196,6 +196,8 @@ pub struct RouteSpec {
     pub to: Cidr,
     /// The gateway; `None` for a network on the link.
     pub via: Option<IpAddr>,
+    /// Only for packets from this network; `None` for all.
+    pub from: Option<Cidr>,
 }
 
 impl Config {
@@ -225,7 +227,7 @@ const TOP_KEYS: &[&str] = &[
 ];
 const DIRECTOR_KEYS: &[&str] = &["nic", "workers", "control", "keep_kernel_off", "pin", "tun"];
 const PORT_KEYS: &[&str] = &["interface", "side", "addresses", "routes", "neighbours"];
-const ROUTE_KEYS: &[&str] = &["to", "via"];
+const ROUTE_KEYS: &[&str] = &["to", "via", "from"];
 const NEIGHBOUR_KEYS: &[&str] = &["address", "mac"];
 const TIMEOUT_KEYS: &[&str] = &["tcp", "tcpfin", "udp"];
 
@@ -431,7 +433,13 @@ fn routes(port: &Section<'_>, problems: &mut Problems) -> Vec<RouteSpec> {
         let to = to.and_then(|word| network(&word, problems));
         let via = section.text("via", problems);
         let via_address = via.as_ref().and_then(|word| address(word, problems));
+        let from = section.text("from", problems);
+        let from = from.and_then(|word| network(&word, problems));
         let Some(to) = to else { continue };
+        if from.is_some_and(|from| Family::of(from.address) != Family::of(to.address)) {
+            let what = "packets from one family do not go to another";
+            problems.add(section.key_span("from"), what, "");
+        }
         let families = via_address.map(|via| (Family::of(via), Family::of(to.address)));
         if let (Some((one, other)), Some(via)) = (families, &via)
             && one != other
@@ -444,7 +452,7 @@ fn routes(port: &Section<'_>, problems: &mut Problems) -> Vec<RouteSpec> {
             );
         }
         let via = via_address;
-        routes.push(RouteSpec { to, via });
+        routes.push(RouteSpec { to, via, from });
     }
     routes
 }

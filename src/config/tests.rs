@@ -68,6 +68,7 @@ fn every_key_arrives() {
     let default = RouteSpec {
         to: cidr("0.0.0.0", 0),
         via: Some(ip("10.0.0.254")),
+        from: None,
     };
     assert_eq!(port.routes[0], default);
     assert_eq!(port.routes[2].via, None);

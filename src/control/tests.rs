@@ -188,6 +188,7 @@ pub(super) fn port(name: &str, side: Side, address: &str) -> Port {
         raw_ip: false,
         addresses: vec![(ip(address), 24)],
         routes: Vec::new(),
+        routes_from: Vec::new(),
         neighbours: Vec::new(),
     }
 }

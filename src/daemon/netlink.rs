@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
-use crate::director::snapshot::{Port, Side};
+use crate::director::snapshot::{Port, Side, SourceRoute};
 use crate::lvs::Link;
 use crate::wire::Mac;
 
@@ -43,6 +43,8 @@ pub struct Wanted {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Routes beside those of the addresses and of the kernel.
     pub routes: Vec<(IpAddr, u8, Option<IpAddr>)>,
+    /// Routes that go by the source too.
+    pub routes_from: Vec<SourceRoute>,
     /// Neighbours that need not be asked, beside the kernel's permanent ones.
     pub neighbours: Vec<(IpAddr, Mac)>,
 }
@@ -246,6 +248,7 @@ impl Tables {
             raw_ip: wanted.raw_ip,
             routes: self.routes_of(index, wanted, &addresses),
             addresses,
+            routes_from: wanted.routes_from.clone(),
             neighbours: wanted.neighbours.iter().copied().chain(permanent).collect(),
         }
     }
@@ -362,6 +365,7 @@ fn gone(wanted: &Wanted, before: Option<&Port>) -> Seen {
         raw_ip: wanted.raw_ip,
         addresses: wanted.addresses.clone(),
         routes: Vec::new(),
+        routes_from: Vec::new(),
         neighbours: Vec::new(),
     };
     Seen {

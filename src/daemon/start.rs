@@ -13,7 +13,7 @@ use crate::config::{Command, Request};
 use crate::conn::ConnTable;
 use crate::control::{ControlPlane, Controller, Input, Setup, TABLE_SIZE};
 use crate::director::neigh::Neighbours;
-use crate::director::snapshot::{Port, Side};
+use crate::director::snapshot::{Port, Side, SourceRoute};
 use crate::director::worker::{Worker, WorkerSetup};
 use crate::nic::{self, Backend, Halves, OpenOptions};
 use crate::wire::Mac;
@@ -115,7 +115,15 @@ fn wanted(config: &Config) -> Vec<Wanted> {
 }
 
 fn wanted_port(port: &PortSpec, raw_ip: bool) -> Wanted {
-    let routes = port.routes.iter();
+    let routes = port.routes.iter().filter(|route| route.from.is_none());
+    let routes_from = port.routes.iter().filter_map(|route| {
+        let from = route.from?;
+        Some(SourceRoute {
+            from: (from.address, from.prefix),
+            to: (route.to.address, route.to.prefix),
+            via: route.via,
+        })
+    });
     let addresses = port.addresses.iter();
     let neighbours = port.neighbours.iter();
     Wanted {
@@ -129,6 +137,7 @@ fn wanted_port(port: &PortSpec, raw_ip: bool) -> Wanted {
         routes: routes
             .map(|route| (route.to.address, route.to.prefix, route.via))
             .collect(),
+        routes_from: routes_from.collect(),
         neighbours: neighbours
             .map(|(address, mac)| (*address, Mac(*mac)))
             .collect(),

@@ -451,6 +451,7 @@ fn links_are_read_as_the_kernel_has_them_and_changes_are_heard() {
             raw_ip: false,
             addresses,
             routes: Vec::new(),
+            routes_from: Vec::new(),
             neighbours: Vec::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -374,6 +374,7 @@ pub(super) mod tests {
                 raw_ip: false,
                 addresses: Vec::new(),
                 routes: Vec::new(),
+                routes_from: Vec::new(),
                 neighbours: Vec::new(),
             }],
             tunables: Tunables::default(),

@@ -9,7 +9,7 @@ use super::persist;
 use super::probe::{Probe, Step};
 use super::snapshot::{Service, Snapshot};
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, masq, stack};
+use super::{Passage, bypass, masq, stack};
 use crate::conn::{Conn, ConnTable, Opening, Refused};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{
@@ -105,7 +105,7 @@ pub fn admit<P: Probe>(
         pick(service, tuple, p, own)
     };
     let Some(real) = chosen else {
-        return leave(service, tuple);
+        return leave(table, service, tuple, p, own);
     };
     let port = real_port(real, tuple);
     let choice = Choice {
@@ -153,9 +153,18 @@ pub(super) fn may_open(segment: Option<Segment>, tunables: &Tunables) -> bool {
     }
 }
 
-/// Nobody serves it: what the FTP service caught of other ports is for our own stack, all else is told
-/// that nobody serves (`ip_vs_leave`).
-pub(super) fn leave(service: &Service, tuple: &Tuple) -> Admission {
+/// Nobody serves it: it may pass by, or what the FTP service caught of other ports is for our own stack,
+/// or else it is told that nobody serves (`ip_vs_leave`).
+pub(super) fn leave<P: Probe>(
+    table: &ConnTable,
+    service: &Service,
+    tuple: &Tuple,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Admission {
+    if let Some(passing) = bypass::admit(table, service, tuple, p, own) {
+        return passing;
+    }
     let key = &service.spec.key;
     let ftp = key.port() == FTP_PORT && tuple.protocol() == Protocol::TCP;
     if ftp && tuple.target_port() != FTP_PORT {
@@ -235,6 +244,11 @@ pub(super) fn open<P: Probe>(
         count();
         return Admission::Once(conn);
     }
+    enter(table, conn, own)
+}
+
+/// Puts a new entry into the table.
+pub(super) fn enter(table: &ConnTable, conn: Arc<Conn>, own: &mut Own) -> Admission {
     match table.insert(conn) {
         Ok(conn) => {
             count();

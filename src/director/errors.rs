@@ -94,37 +94,42 @@ fn follow<P: Probe>(
     if conn.method().is_nat() && !p.packet.icmp_sum_holds() {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    let next = match (direction, conn.method()) {
-        (Direction::Out, ForwardMethod::FullNat) => conn.client().address,
-        (Direction::Out, method) if method.is_nat() => p.packet.target(),
-        (Direction::Out, _) | (_, ForwardMethod::Local) => return Verdict::Pass,
-        (_, ForwardMethod::Bypass) => p.packet.target(),
-        (_, ForwardMethod::FullNat | ForwardMethod::Masquerade) => conn.real().address,
-        (_, ForwardMethod::Masq | ForwardMethod::Route | ForwardMethod::Tunnel) => {
-            conn.real().address
-        }
-    };
+    let outward = direction == Direction::Out;
+    if outward && !conn.method().is_nat() || !outward && conn.method() == ForwardMethod::Local {
+        return Verdict::Pass;
+    }
     if p.packet.has_options()
         && let Some(verdict) = stack::heed_options(conn.virt().address, p, own)
     {
         return verdict;
     }
+    if outward {
+        let way = match serve::way_back(conn, p, own) {
+            Ok(way) => way,
+            Err(verdict) => return verdict,
+        };
+        serve::count(conn, direction, p.packet.ip_len(), own.worker);
+        rewrite(conn, direction, quote, p);
+        let way = serve::reroute(way, p, own);
+        return serve::send_on(way, p, own);
+    }
     serve::count(conn, direction, p.packet.ip_len(), own.worker);
-    if conn.method() == ForwardMethod::Tunnel && direction != Direction::Out {
-        return tunnel::carry(conn, p, own);
-    }
-    let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
-        return serve::no_route(direction, p, own);
+    let next = match conn.method() {
+        _ if serve::is_local(conn) => return Verdict::Drop(DropReason::Unwanted),
+        ForwardMethod::Tunnel => return tunnel::carry(conn, p, own),
+        ForwardMethod::Bypass => p.packet.target(),
+        _ => conn.real().address,
     };
-    let mtu = serve::mtu_towards(conn, direction, egress, p.now, own);
-    if let Some(verdict) = serve::travel(direction, mtu, p, own) {
-        return verdict;
-    }
+    let way = match serve::way_towards(conn, next, p, own) {
+        Ok(way) => way,
+        Err(verdict) => return verdict,
+    };
+    rewrite(conn, direction, quote, p);
+    serve::send_on(way, p, own)
+}
+
+fn rewrite<P: Probe>(conn: &Conn, direction: Direction, quote: &Quote, p: &mut Passage<'_, '_, P>) {
     let outcome = forward::icmp::apply(conn, direction, quote, &mut p.packet);
-    debug_assert_eq!(outcome, Outcome::Ready(next));
-    if P::ON {
-        let text = format!("error rewritten like its connection, to {next}");
-        p.probe.step(Step::Said(text));
-    }
-    serve::send_on(egress, next_hop, mtu, p, own)
+    debug_assert!(matches!(outcome, Outcome::Ready(_)));
+    p.say(|| "error rewritten like its connection".to_string());
 }

@@ -13,6 +13,7 @@ use crate::wire::packet::{Fragment, Kind, number};
 use crate::wire::{self, Frame, Layout, Malformed, Packet};
 
 pub mod admit;
+mod bypass;
 pub mod classify;
 pub mod errors;
 pub mod fragments;

@@ -81,7 +81,7 @@ pub(super) fn admit<P: Probe>(
         Some(found) => found,
         None => {
             let Some(real) = pick(service, tuple, p, own) else {
-                return leave(service, tuple);
+                return leave(table, service, tuple, p, own);
             };
             let port = if key.tuple.target_port() == 0 {
                 0
@@ -95,7 +95,7 @@ pub(super) fn admit<P: Probe>(
         }
     };
     let Some(real) = chosen_by(&known, service) else {
-        return leave(service, tuple);
+        return leave(table, service, tuple, p, own);
     };
     if P::ON {
         let call = table.engine_data(&known).map(|data| {

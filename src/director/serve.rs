@@ -16,6 +16,7 @@ use crate::conn::{Conn, Direction, StepRules, Wheel};
 use crate::forward::{self, Outcome};
 use crate::lvs::{ForwardMethod, Protocol, Segment, Tunables};
 use crate::time::Instant;
+use crate::wire::Packet;
 use crate::wire::answer::IcmpError;
 
 /// Type of the chunk that opens an association (RFC 9260 section 3.2).
@@ -100,11 +101,15 @@ pub fn serve<P: Probe>(
     {
         return verdict;
     }
-    // A reply is routed before IPVS sees it, a request after: so only a request that dies of its TTL
+    // A reply is routed before IPVS sees it, a request after: so only a request that gets no further
     // has moved the state.
-    if outward && p.packet.ttl() <= 1 && conn.method().is_nat() {
-        return stack::complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
-    }
+    let way = match outward && conn.method().is_nat() {
+        true => match way_back(conn, p, own) {
+            Ok(way) => Some(way),
+            Err(verdict) => return verdict,
+        },
+        false => None,
+    };
     count(conn, direction, p.packet.ip_len(), own.worker);
     let (from, to) = conn.step(direction, segment, rules(own), p.now);
     if Wheel::must_arm(conn) {
@@ -118,7 +123,10 @@ pub fn serve<P: Probe>(
             expires_s,
         });
     }
-    carry(conn, direction, p, own)
+    match way {
+        Some(way) => carry_back(conn, way, p, own),
+        None => carry(conn, direction, p, own),
+    }
 }
 
 /// Is the packet too long for this MTU, and may not be cut? Fragments of IPv6 go on as they came
@@ -126,24 +134,22 @@ pub fn serve<P: Probe>(
 fn is_too_long<P: Probe>(
     direction: Direction,
     mtu: u32,
+    held: bool,
     p: &Passage<'_, '_, P>,
-    own: &Own,
 ) -> bool {
     match p.gathered {
         Some(gathered) if !p.packet.is_v4() => gathered.longest > mtu,
-        _ => p.packet.wire_len() > mtu as usize && is_uncut(direction, p, own),
+        _ => p.packet.wire_len() > mtu as usize && is_uncut(direction, held, &p.packet),
     }
 }
 
-/// May the packet not be cut? Its sender says so by DF, to which a request is not held without
-/// `pmtu_disc`, and an error never is.
-fn is_uncut<P: Probe>(direction: Direction, p: &Passage<'_, '_, P>, own: &Own) -> bool {
-    if !p.packet.is_v4() {
+/// May the packet not be cut?
+fn is_uncut(direction: Direction, held: bool, packet: &Packet<'_>) -> bool {
+    if !packet.is_v4() {
         return true;
     }
-    let held =
-        direction == Direction::Out || own.snapshot.tunables.pmtu_disc != 0 && !p.packet.is_icmp();
-    p.packet.dont_fragment() && held
+    let exempt = direction != Direction::Out && packet.is_icmp();
+    packet.dont_fragment() && held && !exempt
 }
 
 fn is_own(address: IpAddr, own: &Own) -> bool {
@@ -178,6 +184,15 @@ pub fn count(conn: &Conn, direction: Direction, bytes: usize, worker: usize) {
     }
 }
 
+/// Where a packet leaves.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    egress: usize,
+    next_hop: IpAddr,
+    /// The longest packet on that way.
+    mtu: u32,
+}
+
 /// Rewrites a packet and finds its way out.
 pub(super) fn carry<P: Probe>(
     conn: &Conn,
@@ -186,26 +201,43 @@ pub(super) fn carry<P: Probe>(
     own: &mut Own,
 ) -> Verdict {
     let next = match (direction, conn.method()) {
-        (Direction::Out, ForwardMethod::Masq | ForwardMethod::Masquerade) => p.packet.target(),
-        (Direction::Out, ForwardMethod::FullNat) => conn.client().address,
+        (Direction::Out, method) if method.is_nat() => {
+            return match way_back(conn, p, own) {
+                Ok(way) => carry_back(conn, way, p, own),
+                Err(verdict) => verdict,
+            };
+        }
         (Direction::Out, _) => return Verdict::Pass,
         (_, ForwardMethod::Bypass) => p.packet.target(),
         (_, ForwardMethod::Local) => return local::deliver(conn, p, own),
         _ if is_local(conn) => return local::deliver(conn, p, own),
-        (_, ForwardMethod::Masq | ForwardMethod::Route) => conn.real().address,
         (_, ForwardMethod::Tunnel) => return tunnel::carry(conn, p, own),
-        (_, ForwardMethod::FullNat | ForwardMethod::Masquerade) => conn.real().address,
+        _ => conn.real().address,
     };
-    let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
-        return no_route(direction, p, own);
+    let way = match way_towards(conn, next, p, own) {
+        Ok(way) => way,
+        Err(verdict) => return verdict,
     };
-    let mtu = mtu_towards(conn, direction, egress, p.now, own);
-    if let Some(verdict) = travel(direction, mtu, p, own) {
-        return verdict;
-    }
+    rewrite(conn, direction, p);
+    send_on(way, p, own)
+}
+
+/// Sends an answer on to the client.
+fn carry_back<P: Probe>(
+    conn: &Conn,
+    way: Way,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    rewrite(conn, Direction::Out, p);
+    let way = reroute(way, p, own);
+    send_on(way, p, own)
+}
+
+fn rewrite<P: Probe>(conn: &Conn, direction: Direction, p: &mut Passage<'_, '_, P>) {
     let before = P::ON.then(|| story::flow_of(&p.packet));
     let outcome = forward::apply(conn, direction, &mut p.packet);
-    debug_assert_eq!(outcome, Outcome::Ready(next));
+    debug_assert!(matches!(outcome, Outcome::Ready(_)));
     if let Some(before) = before {
         let after = story::flow_of(&p.packet);
         let (ttl, checksum) = (p.packet.ttl(), story::checksum_word(&p.packet));
@@ -218,67 +250,118 @@ pub(super) fn carry<P: Probe>(
             checksum,
         });
     }
-    send_on(egress, next_hop, mtu, p, own)
 }
 
-/// Sends a packet that is ready; one longer than `mtu` in fragments.
-pub(super) fn send_on<P: Probe>(
-    egress: usize,
-    next_hop: IpAddr,
-    mtu: u32,
+/// The way of a packet of a client to `next`, with what that costs it: a hop. A verdict if it ends here.
+pub(super) fn way_towards<P: Probe>(
+    conn: &Conn,
+    next: IpAddr,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
-) -> Verdict {
-    if (p.packet.wire_len() > mtu as usize || p.gathered.is_some())
-        && let Some(verdict) = fragments::prepare_cut(mtu, p)
+) -> Result<Way, Verdict> {
+    let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
+        let error = IcmpError::HostUnreachable;
+        return Err(stack::complain(p, own, error, DropReason::NoRoute));
+    };
+    let link = own.snapshot.ports[egress].mtu;
+    let mtu = match conn.server() {
+        Some(server) => server.path.get(link, p.now),
+        None => link,
+    };
+    let way = Way {
+        egress,
+        next_hop,
+        mtu,
+    };
+    match travel(Direction::In, mtu, true, p, own) {
+        Some(verdict) => Err(verdict),
+        None => Ok(way),
+    }
+}
+
+/// The same for what comes from a real server: by its own address, as the kernel routes it before IPVS
+/// sees it.
+pub(super) fn way_back<P: Probe>(
+    conn: &Conn,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Result<Way, Verdict> {
+    let target = match conn.method() {
+        ForwardMethod::FullNat => conn.client().address,
+        _ => p.packet.target(),
+    };
+    let Some((egress, next_hop)) = own.snapshot.route_from(p.packet.source(), target) else {
+        let error = IcmpError::NoRoute;
+        return Err(stack::complain(p, own, error, DropReason::NoRoute));
+    };
+    let mtu = own.snapshot.ports[egress].mtu;
+    let way = Way {
+        egress,
+        next_hop,
+        mtu,
+    };
+    match travel(Direction::Out, mtu, true, p, own) {
+        Some(verdict) => Err(verdict),
+        None => Ok(way),
+    }
+}
+
+/// With `snat_reroute` an answer goes the way that is the VIP's (`ip_vs_route_me_harder`). Only where
+/// routes go by the source is that another one.
+pub(super) fn reroute<P: Probe>(way: Way, p: &Passage<'_, '_, P>, own: &Own) -> Way {
+    let snapshot = &own.snapshot;
+    if !snapshot.routes_by_source() || snapshot.tunables.snat_reroute == 0 {
+        return way;
+    }
+    let found = snapshot.route_from(p.packet.source(), p.packet.target());
+    let Some((egress, next_hop)) = found else {
+        return way;
+    };
+    Way {
+        egress,
+        next_hop,
+        mtu: snapshot.ports[egress].mtu,
+    }
+}
+
+/// Sends a packet that is ready; one that is too long for its way in fragments.
+pub(super) fn send_on<P: Probe>(way: Way, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if (p.packet.wire_len() > way.mtu as usize || p.gathered.is_some())
+        && let Some(verdict) = fragments::prepare_cut(way.mtu, p)
     {
         return verdict;
     }
-    resolve::send(egress, next_hop, p, own)
+    resolve::send(way.egress, way.next_hop, p, own)
 }
 
-/// The director answered in the name of a real server: that counts as its answer.
+/// The director answered a segment in the name of a real server: that is its answer.
 pub(super) fn answered(conn: &Conn, segment: Segment, now: Instant, own: &Own) {
     conn.step(Direction::Out, segment, rules(own), now);
 }
 
+/// A way by this port, where nothing longer than `mtu` goes.
+pub(super) fn way(egress: usize, next_hop: IpAddr, mtu: u32) -> Way {
+    Way {
+        egress,
+        next_hop,
+        mtu,
+    }
+}
+
 /// Is the real server the director itself?
-fn is_local(conn: &Conn) -> bool {
+pub(super) fn is_local(conn: &Conn) -> bool {
     conn.server().is_some_and(|server| server.is_local())
-}
-
-/// The longest packet on the way out by `egress`, and towards the real server as far as routers told.
-pub(super) fn mtu_towards(
-    conn: &Conn,
-    direction: Direction,
-    egress: usize,
-    now: Instant,
-    own: &Own,
-) -> u32 {
-    let link = own.snapshot.ports[egress].mtu;
-    match conn.server() {
-        Some(server) if direction != Direction::Out => server.path.get(link, now),
-        _ => link,
-    }
-}
-
-/// Nowhere to go: the client is told so, as if the way to the real server were down.
-pub(super) fn no_route<P: Probe>(
-    direction: Direction,
-    p: &mut Passage<'_, '_, P>,
-    own: &mut Own,
-) -> Verdict {
-    if direction == Direction::Out {
-        return Verdict::Drop(DropReason::NoRoute);
-    }
-    stack::complain(p, own, IcmpError::HostUnreachable, DropReason::NoRoute)
 }
 
 /// One hop: TTL and MTU. A verdict if the packet ends here. A request's error quotes it with the TTL
 /// already taken, a reply's as it came (recorded; `__ip_vs_get_out_rt`, `ip_forward`).
+///
+/// Who set DF is told if the packet is too long, unless the way is not to be `held` to that, or it is
+/// itself an error, which is cut then.
 pub fn travel<P: Probe>(
     direction: Direction,
     mtu: u32,
+    held: bool,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Verdict> {
@@ -290,7 +373,7 @@ pub fn travel<P: Probe>(
         p.packet.decrement_ttl();
     }
     if (p.packet.wire_len() > mtu as usize || p.gathered.is_some())
-        && is_too_long(direction, mtu, p, own)
+        && is_too_long(direction, mtu, held, p)
     {
         let told = IcmpError::TooLong(mtu.min(u32::from(u16::MAX)) as u16);
         return Some(stack::complain(p, own, told, DropReason::TooLong));

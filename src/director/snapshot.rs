@@ -62,8 +62,21 @@ pub struct Port {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Networks reachable by this port: prefix, its length, and the gateway (`None`: on the link).
     pub routes: Vec<(IpAddr, u8, Option<IpAddr>)>,
+    /// Networks reachable by this port for what comes from certain addresses. They go before `routes`.
+    pub routes_from: Vec<SourceRoute>,
     /// Neighbours that need not be asked.
     pub neighbours: Vec<(IpAddr, Mac)>,
+}
+
+/// A route that only packets from certain addresses take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceRoute {
+    /// Where they come from: prefix and its length.
+    pub from: (IpAddr, u8),
+    /// Where they go: prefix and its length.
+    pub to: (IpAddr, u8),
+    /// The gateway; `None`: on the link.
+    pub via: Option<IpAddr>,
 }
 
 /// May this director answer for the VIPs.
@@ -102,6 +115,8 @@ pub struct Snapshot {
     starters: HashMap<(Protocol, Endpoint), (usize, usize), FixedState>,
     /// All ports' routes, the longest prefix first.
     routes: Vec<Route>,
+    /// All ports' routes by source, and the networks these hold for: the longest source prefix first.
+    routes_from: Vec<(Route, Route)>,
     marks: Classifier,
     pools: Pools,
     serves: [bool; 2],
@@ -160,6 +175,22 @@ fn routes_of(ports: &[Port]) -> Vec<Route> {
     }
     routes.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
     routes.into_iter().map(|(_, route)| route).collect()
+}
+
+/// The routes by source, likewise.
+fn routes_from_of(ports: &[Port]) -> Vec<(Route, Route)> {
+    let mut routes: Vec<(u8, u8, Route, Route)> = Vec::new();
+    for (index, port) in ports.iter().enumerate() {
+        for SourceRoute { from, to, via } in &port.routes_from {
+            let source = Route::new(index, from.0, from.1, None);
+            routes.push((from.1, to.1, source, Route::new(index, to.0, to.1, *via)));
+        }
+    }
+    routes.sort_by_key(|(from, to, ..)| std::cmp::Reverse((*from, *to)));
+    routes
+        .into_iter()
+        .map(|(_, _, from, to)| (from, to))
+        .collect()
 }
 
 /// What a snapshot is made of; `Snapshot::new` builds the look-up tables.
@@ -230,6 +261,7 @@ impl Snapshot {
         }
         Snapshot {
             routes: routes_of(&parts.ports),
+            routes_from: routes_from_of(&parts.ports),
             id: parts.id,
             role: parts.role,
             services: parts.services,
@@ -438,5 +470,25 @@ impl Snapshot {
             .iter()
             .find(|route| route.covers(family, packed))?;
         Some((route.port, route.gateway.unwrap_or(target)))
+    }
+
+    /// Does any route go by the source?
+    pub fn routes_by_source(&self) -> bool {
+        !self.routes_from.is_empty()
+    }
+
+    /// The port and next hop for a packet from `source` to `target`: a route by source if there is one.
+    pub fn route_from(&self, source: IpAddr, target: IpAddr) -> Option<(usize, IpAddr)> {
+        if !self.routes_by_source() {
+            return self.route_to(target);
+        }
+        let (family, from, to) = (Family::of(target), pack(source), pack(target));
+        let covers = |(source, target): &&(Route, Route)| {
+            source.covers(family, from) && target.covers(family, to)
+        };
+        match self.routes_from.iter().find(covers) {
+            Some((_, route)) => Some((route.port, route.gateway.unwrap_or(target))),
+            None => self.route_to(target),
+        }
     }
 }

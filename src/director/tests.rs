@@ -44,6 +44,7 @@ fn port(name: &str, side: Side, mac: Mac, address: [u8; 4], gateway: Option<[u8;
         raw_ip: false,
         addresses: vec![(address.into(), 24)],
         routes,
+        routes_from: vec![],
         neighbours: vec![],
     }
 }

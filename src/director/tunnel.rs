@@ -25,11 +25,11 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
     let target = conn.real().address;
     let tunnel = conn.server().map_or(Tunnel::Ipip, |server| server.tunnel());
     let Some((egress, next_hop)) = own.snapshot.route_to(target) else {
-        return serve::no_route(Direction::In, p, own);
+        return lost(p, own);
     };
     let source = own.snapshot.source_towards(egress, target, next_hop);
     if source.is_unspecified() {
-        return serve::no_route(Direction::In, p, own);
+        return lost(p, own);
     }
     let link = own.snapshot.ports[egress].mtu;
     let path = conn
@@ -44,7 +44,8 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
     if mtu < least {
         return Verdict::Drop(DropReason::TooLong);
     }
-    if let Some(verdict) = serve::travel(Direction::In, mtu, p, own) {
+    let held = own.snapshot.tunables.pmtu_disc != 0;
+    if let Some(verdict) = serve::travel(Direction::In, mtu, held, p, own) {
         return verdict;
     }
     let ends = Ends {
@@ -52,7 +53,7 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
         target,
         ident: own.next_ident(),
         hash: conn.client_hash(0),
-        keep_whole: own.snapshot.tunables.pmtu_disc != 0,
+        keep_whole: held,
     };
     let outer = tunnel::outer(&p.packet, tunnel, ends);
     if !p.packet.wrap(&outer) {
@@ -63,7 +64,12 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
         let text = format!("Tunnel: in {name} from {source} to {target}, {len} bytes more");
         p.probe.step(Step::Said(text));
     }
-    serve::send_on(egress, next_hop, path, p, own)
+    serve::send_on(serve::way(egress, next_hop, path), p, own)
+}
+
+/// There is no way to the real server, and the client is told so.
+fn lost<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    stack::complain(p, own, IcmpError::HostUnreachable, DropReason::NoRoute)
 }
 
 fn tunnel_name(tunnel: Tunnel) -> &'static str {

@@ -26,6 +26,8 @@ pub enum IcmpError {
     PortUnreachable,
     /// There is no way to the host: 3/1, ICMPv6 1/3.
     HostUnreachable,
+    /// There is no way to the network: 3/1, ICMPv6 1/0.
+    NoRoute,
     /// Nobody speaks this protocol: 3/2, ICMPv6 4/1.
     ProtocolUnreachable,
     /// Too long for the next link of this MTU: 3/4, ICMPv6 2/0.
@@ -50,6 +52,8 @@ impl IcmpError {
         match (self, kind) {
             (IcmpError::TimeExceeded, Kind::V6) => (3, 0, 0),
             (IcmpError::TimeExceeded, _) => (11, 0, 0),
+            (IcmpError::NoRoute, Kind::V6) => (1, 0, 0),
+            (IcmpError::NoRoute, _) => (3, 1, 0),
             (IcmpError::HostUnreachable, Kind::V6) => (1, 3, 0),
             (IcmpError::HostUnreachable, _) => (3, 1, 0),
             (IcmpError::FragmentsMissing, Kind::V6) => (3, 1, 0),

@@ -233,6 +233,8 @@ impl Packet<'_> {
         self.bytes.copy_within(start..l3, start - len);
         let (head, inner) = self.bytes[..end].split_at_mut(l3);
         outer.write(&mut head[l3 - len..], inner);
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes = &mut bytes[..end];
         self.start = start - len;
         let kind = match outer.target {
             IpAddr::V4(_) => Kind::V4,

@@ -14,15 +14,7 @@ use super::net::Net;
 
 /// Sysctls that change what happens to packets, and that the director does not obey: name, the value
 /// at which they do nothing, and what they would do.
-const SYSCTLS: [(&str, &str, &str); 3] = [
-    ("cache_bypass", "0", "bypass of the cache (cache_bypass)"),
-    ("conntrack", "0", "connection tracking (conntrack)"),
-    (
-        "snat_reroute",
-        "",
-        "policy routing of answers (snat_reroute)",
-    ),
-];
+const SYSCTLS: [(&str, &str, &str); 1] = [("conntrack", "0", "connection tracking (conntrack)")];
 
 /// What the first `steps` steps of a case ask for that is not there yet, and that excuses the last of
 /// them.

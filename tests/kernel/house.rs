@@ -187,6 +187,17 @@ impl House {
         self.settle();
     }
 
+    /// The routes are those that commands have made of them.
+    pub fn set_routes(&mut self) {
+        let mut ports = self.net.ports();
+        for (port, now) in ports.iter_mut().zip(&self.snapshot().ports) {
+            port.mtu = now.mtu;
+        }
+        self.shell.routing.apply(&mut ports);
+        self.plane.handle(Input::PortsChanged(ports), self.now);
+        self.settle();
+    }
+
     /// A frame arrives; whatever comes out because of it, in order for each side.
     pub fn inject(&mut self, side: Side, frame: &[u8]) -> Vec<Sent> {
         if self.nics.is_empty() {

@@ -10,6 +10,9 @@ use super::case::Side;
 /// Real servers have the numbers 10 to this.
 const SERVERS: std::ops::RangeInclusive<u8> = 10..=254;
 
+/// Other machines on the client side have these.
+const CLIENTS: std::ops::RangeInclusive<u8> = 2..=9;
+
 /// The addresses of one network.
 #[derive(Clone, Copy, Debug)]
 pub struct Net {
@@ -86,6 +89,10 @@ impl Net {
             (Ipv6Addr::UNSPECIFIED.into(), 0, Some(gateway.1)),
         ]);
         client.neighbours = vec![(gateway.0, GATEWAY_MAC), (gateway.1, GATEWAY_MAC)];
+        client.neighbours.extend(CLIENTS.flat_map(|n| {
+            let addresses = [four(self.client4, n), six(self.client6, n.into())];
+            addresses.map(|address| (address, Mac([2, 0, 0, 0, 0x0c, n])))
+        }));
         let mut server = port(
             "rs0",
             PortSide::Private,
@@ -158,6 +165,7 @@ fn port(name: &str, side: PortSide, mac: Mac, on_link: (IpAddr, IpAddr)) -> Port
         raw_ip: false,
         addresses: Vec::new(),
         routes: vec![(on_link.0, 24, None), (on_link.1, 64, None)],
+        routes_from: Vec::new(),
         neighbours: Vec::new(),
     }
 }

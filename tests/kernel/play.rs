@@ -181,6 +181,7 @@ fn command(house: &mut House, line: &str, rc: i32) -> Result<(), Trouble> {
             Effect::Done => {}
             Effect::Links => house.tell_links(),
             Effect::Mtu(port, mtu) => house.set_mtu(port, mtu),
+            Effect::Routes => house.set_routes(),
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
 //! The few other commands that cases give to the director's host: netfilter marks, routing of marks to
-//! the host itself, and the MTU of an interface. What is not understood makes a case unplayable.
+//! the host itself, routes, and the MTU of an interface. What is not understood makes a case unplayable.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,6 +8,7 @@ use ulvs::lvs::{Link, Protocol};
 
 use super::case::Side;
 use super::packet::Seen;
+use super::routing::Routing;
 
 /// What commands have made of the director's host.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Shell {
     local_tables: Vec<String>,
     /// Interfaces that no packet uses; synchronisation may be asked to.
     dummies: Vec<Link>,
+    /// Routes beyond those of the network.
+    pub routing: Routing,
 }
 
 /// What a command asks of others.
@@ -29,6 +32,8 @@ pub enum Effect {
     Links,
     /// This interface has this MTU from now on.
     Mtu(usize, u32),
+    /// The routes are others now.
+    Routes,
 }
 
 /// A rule of the mangle table's PREROUTING chain whose target is MARK.
@@ -45,7 +50,7 @@ struct MarkRule {
 }
 
 /// Interfaces by the names that commands use, in the order of `Side::BOTH`.
-const INTERFACES: [&str; 2] = ["cl0", "rs0"];
+pub const INTERFACES: [&str; 2] = ["cl0", "rs0"];
 
 impl Shell {
     /// Runs a command line.
@@ -65,11 +70,12 @@ impl Shell {
                 self.marks.push(rule);
             }
             ["ip", "-6", rest @ ..] | ["ip", rest @ ..] => {
-                let routing = matches!(rest, ["route" | "rule", ..]);
-                return self.ip(rest).ok_or_else(|| match routing {
-                    true => "routing beyond networks and gateways (ip route, ip rule)".into(),
-                    false => unknown(),
-                });
+                if let Some(effect) = self.ip(rest) {
+                    return Ok(effect);
+                }
+                let v6 = words[1] == "-6";
+                self.routing.ip(v6, rest).ok_or_else(unknown)?;
+                return Ok(Effect::Routes);
             }
             _ => return Err(unknown()),
         }
@@ -82,7 +88,17 @@ impl Shell {
                 let port = INTERFACES.iter().position(|known| known == name)?;
                 return Some(Effect::Mtu(port, mtu.parse().ok()?));
             }
-            ["rule", "add", "fwmark", mark, "lookup" | "table", table] => {
+            ["rule", "add", "fwmark", mark, "lookup" | "table", table]
+            | [
+                "rule",
+                "add",
+                "iif",
+                "cl0",
+                "fwmark",
+                mark,
+                "lookup" | "table",
+                table,
+            ] => {
                 self.tables.insert(number(mark)?, table.to_string());
             }
             [

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::config::Command;
 use crate::config::file::{Config, PortSpec, Side as ConfigSide};
-use crate::director::snapshot::{Port, Side};
+use crate::director::snapshot::{Port, Side, SourceRoute};
 use crate::lvs::{RealKey, ServiceKey};
 use crate::nic::pcap::Captured;
 use crate::wire::arp::Arp;
@@ -463,6 +463,7 @@ impl Scene {
         let routes = self.routes(index, &spec);
         let neighbours = self.neighbours(index, &spec, &routes);
         Port {
+            routes_from: routes_from(&spec),
             name: spec.interface,
             side,
             mac,
@@ -499,7 +500,7 @@ impl Scene {
         let configured = |spec: &PortSpec| -> Vec<(Net, Option<IpAddr>)> {
             let own = spec.addresses.iter();
             let links = own.map(|own| (Net::new(own.address, own.prefix), None));
-            let routes = spec.routes.iter();
+            let routes = spec.routes.iter().filter(|route| route.from.is_none());
             let routes =
                 routes.map(|route| (Net::new(route.to.address, route.to.prefix), route.via));
             links.chain(routes).collect()
@@ -583,4 +584,16 @@ pub fn made_up(address: IpAddr) -> Mac {
     };
     let [a, b, c, d] = last;
     Mac([2, 0, a, b, c, d])
+}
+
+fn routes_from(spec: &PortSpec) -> Vec<SourceRoute> {
+    let by_source = spec.routes.iter().filter_map(|route| {
+        let from = route.from?;
+        Some(SourceRoute {
+            from: (from.address, from.prefix),
+            to: (route.to.address, route.to.prefix),
+            via: route.via,
+        })
+    });
+    by_source.collect()
 }

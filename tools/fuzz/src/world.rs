@@ -86,6 +86,7 @@ pub fn ports(raw_ip: bool) -> Vec<Port> {
         raw_ip,
         addresses: vec![(own4, 24), (own6, 64)],
         routes: vec![(own4, 24, None), (own6, 64, None)],
+        routes_from: Vec::new(),
         neighbours: Vec::new(),
     };
     let [public4, private4, public6, private6] = own();
