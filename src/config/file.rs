@@ -13,10 +13,11 @@ use super::ipvsadm::TIMEOUT_MAX_S;
 use super::marks;
 use super::pools;
 use super::problem::Problems;
+use super::routes;
 use super::section::{Section, Word};
 use super::services;
 use crate::lvs::tunables::WORKERS_MAX;
-use crate::lvs::{Accepts, Family, Limits, Timeouts, Tunables};
+use crate::lvs::{Accepts, Limits, Timeouts, Tunables};
 
 /// Longest text of a configuration or rules file in bytes: about a hundred thousand rules.
 pub const TEXT_BYTES_MAX: usize = 16 << 20;
@@ -227,8 +228,6 @@ const TOP_KEYS: &[&str] = &[
 ];
 const DIRECTOR_KEYS: &[&str] = &["nic", "workers", "control", "keep_kernel_off", "pin", "tun"];
 const PORT_KEYS: &[&str] = &["interface", "side", "addresses", "routes", "neighbours"];
-const ROUTE_KEYS: &[&str] = &["to", "via", "from"];
-const NEIGHBOUR_KEYS: &[&str] = &["address", "mac"];
 const TIMEOUT_KEYS: &[&str] = &["tcp", "tcpfin", "udp"];
 
 /// Reads a configuration. `name` is what problems call the file; `schedulers` are the names that may be
@@ -337,8 +336,8 @@ fn ports(top: &Section<'_>, problems: &mut Problems) -> Vec<PortSpec> {
         }
         let side = section.choice("side", &Side::ALL, problems);
         let addresses = cidrs(&section, &mut owned, problems);
-        let routes = routes(&section, problems);
-        let neighbours = neighbours(&section, problems);
+        let routes = routes::routes(&section, problems);
+        let neighbours = routes::neighbours(&section, problems);
         if let (Some(name), Some(side)) = (name, side) {
             ports.push(PortSpec {
                 interface: name.text.to_string(),
@@ -425,38 +424,6 @@ fn width(address: IpAddr) -> u8 {
     }
 }
 
-fn routes(port: &Section<'_>, problems: &mut Problems) -> Vec<RouteSpec> {
-    let mut routes = Vec::new();
-    for section in port.tables("routes", "a route", ROUTE_KEYS, problems) {
-        section.require("to", "\"0.0.0.0/0\"", problems);
-        let to = section.text("to", problems);
-        let to = to.and_then(|word| network(&word, problems));
-        let via = section.text("via", problems);
-        let via_address = via.as_ref().and_then(|word| address(word, problems));
-        let from = section.text("from", problems);
-        let from = from.and_then(|word| network(&word, problems));
-        let Some(to) = to else { continue };
-        if from.is_some_and(|from| Family::of(from.address) != Family::of(to.address)) {
-            let what = "packets from one family do not go to another";
-            problems.add(section.key_span("from"), what, "");
-        }
-        let families = via_address.map(|via| (Family::of(via), Family::of(to.address)));
-        if let (Some((one, other)), Some(via)) = (families, &via)
-            && one != other
-        {
-            let what = "a gateway is of the family of its network";
-            problems.add(
-                via.span.clone(),
-                what,
-                format!("the network is {}", to.address),
-            );
-        }
-        let via = via_address;
-        routes.push(RouteSpec { to, via, from });
-    }
-    routes
-}
-
 /// A CIDR with nothing behind its prefix.
 pub(super) fn network(word: &Word<'_>, problems: &mut Problems) -> Option<Cidr> {
     let cidr = cidr(word, problems)?;
@@ -482,49 +449,6 @@ fn masked(cidr: Cidr) -> IpAddr {
             IpAddr::V6((u128::from(v6) & mask).into())
         }
     }
-}
-
-fn address(word: &Word<'_>, problems: &mut Problems) -> Option<IpAddr> {
-    let found = word.text.parse::<IpAddr>().ok();
-    if found.is_none() {
-        let what = format!("{:?} is no IP address", word.text);
-        problems.add(word.span.clone(), what, "");
-    }
-    found
-}
-
-fn neighbours(port: &Section<'_>, problems: &mut Problems) -> Vec<(IpAddr, [u8; 6])> {
-    let title = "a neighbour";
-    let mut found = Vec::new();
-    let mut seen = BTreeMap::new();
-    for section in port.tables("neighbours", title, NEIGHBOUR_KEYS, problems) {
-        section.require("address", "\"192.168.1.1\"", problems);
-        section.require("mac", "\"02:00:00:00:00:01\"", problems);
-        let word = section.text("address", problems);
-        let ip = word.as_ref().and_then(|word| address(word, problems));
-        if let (Some(ip), Some(word)) = (ip, &word) {
-            once(&mut seen, ip, &word.span, "neighbour", problems);
-        }
-        let mac = section.text("mac", problems);
-        let mac = mac.and_then(|word| mac_address(&word, problems));
-        found.extend(ip.zip(mac));
-    }
-    found
-}
-
-fn mac_address(word: &Word<'_>, problems: &mut Problems) -> Option<[u8; 6]> {
-    let byte = |part: &str| {
-        let hex = part.len() == 2 && part.bytes().all(|c| c.is_ascii_hexdigit());
-        hex.then(|| u8::from_str_radix(part, 16).ok()).flatten()
-    };
-    let bytes: Option<Vec<u8>> = word.text.split(':').map(byte).collect();
-    let mac: Option<[u8; 6]> = bytes.and_then(|bytes| bytes.try_into().ok());
-    if mac.is_none() {
-        let what = format!("{:?} is no MAC address", word.text);
-        problems.add(word.span.clone(), what, "");
-        problems.hint("write six bytes in hex, as in \"02:00:00:00:00:01\"");
-    }
-    mac
 }
 
 fn timeouts(top: &Section<'_>, problems: &mut Problems) -> Timeouts {

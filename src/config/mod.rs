@@ -11,6 +11,7 @@ mod marks;
 pub mod options;
 mod pools;
 pub mod problem;
+mod routes;
 pub mod rules;
 mod section;
 mod services;
