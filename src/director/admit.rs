@@ -239,23 +239,26 @@ pub(super) fn open<P: Probe>(
         return open_full_nat(table, opening, p, own);
     }
     let conn = Arc::new(Conn::open(opening, p.now));
-    let count = || Stats::bump(&real.live.stats[own.worker].conns, 1);
+    let counter = &real.live.stats[own.worker].conns;
     if choice.once {
-        count();
+        Stats::bump(counter, 1);
         return Admission::Once(conn);
     }
-    enter(table, conn, own)
+    let entered = enter(table, conn, own);
+    // What found no room was no connection, so it does not count (`ip_vs_conn_new`).
+    if let Admission::Opened(_) = entered {
+        Stats::bump(counter, 1);
+    }
+    entered
 }
 
 /// Puts a new entry into the table.
 pub(super) fn enter(table: &ConnTable, conn: Arc<Conn>, own: &mut Own) -> Admission {
     match table.insert(conn) {
         Ok(conn) => {
-            count();
             own.wheel.arm(&conn);
             Admission::Opened(conn)
         }
-        // What found no room was no connection, so it does not count (`ip_vs_conn_new`).
         Err(_) => Admission::TableFull,
     }
 }
