@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use ulvs::cli::adm::{self, Outcome};
+use ulvs::cli::adm::{self, Extra, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{client, lab, proc, run, sim, trace, tune};
+use ulvs::cli::{apply, client, lab, proc, run, sim, trace, tune};
 use ulvs::daemon;
 
 fn main() -> ExitCode {
@@ -32,6 +33,8 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
         Some("lab") => lab::run(words[2..].to_vec()),
         _ => match program_of(argv) {
             Program::Run(args) => start(&args),
+            Program::Apply(args) => print(&apply::run(&args, &SystemNames::load())),
+            Program::Diff(args) => print(&apply::run_diff(&args, &SystemNames::load())),
             Program::Trace(args) => trace::run(&args),
             Program::Sim(args) => sim::run(&args),
             Program::Adm { words } => ipvsadm(&words),
@@ -45,7 +48,8 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
 fn ipvsadm(words: &[String]) -> ExitCode {
     let mut argv = vec!["ulvs adm".to_string()];
     argv.extend_from_slice(words);
-    print(&adm::run(&argv, &SystemNames::load()))
+    let (argv, extra) = Extra::take(&argv);
+    print(&adm::run_own(&argv, &SystemNames::load(), extra))
 }
 
 fn start(args: &RunArgs) -> ExitCode {
@@ -59,9 +63,12 @@ fn start(args: &RunArgs) -> ExitCode {
         },
         Ok(config) => {
             let control = config.director.control.clone();
+            let again = args.clone();
+            let reload = move || run::load(&again, &SystemNames::load());
             let options = daemon::Options {
                 control: control.unwrap_or_else(client::path).into(),
                 busy_poll: args.busy_poll,
+                reload: Some(Arc::new(reload)),
             };
             match daemon::run(&config, &options) {
                 Ok(()) => ExitCode::SUCCESS,

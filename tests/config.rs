@@ -33,9 +33,12 @@ fn is_refusal(message: &str) -> bool {
         Refusal::SchedulerNotFound,
         Refusal::Invalid,
         Refusal::OutOfRange,
+        Refusal::SyncRunning,
+        Refusal::SyncNotRunning,
+        Refusal::NoSuchDevice,
+        Refusal::NetworkUnreachable,
     ];
-    let daemons = ["Daemon has already run", "No such device"];
-    refusals.iter().any(|refusal| refusal.sentence() == message) || daemons.contains(&message)
+    refusals.iter().any(|refusal| refusal.sentence() == message)
 }
 
 #[test]

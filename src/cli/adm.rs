@@ -8,6 +8,7 @@ use crate::cli::client::{self, Client};
 use crate::cli::names::SystemNames;
 use crate::cli::{help, list};
 use crate::config::ipvsadm::{Call, Complaint, Fault, List, What, parse, parse_strictly};
+use crate::config::rules::words_of;
 use crate::config::words::Resolver;
 use crate::config::{Command, Listing, Query, Refusal, Reply, Request};
 
@@ -22,6 +23,9 @@ const REFUSED: u8 = 255;
 
 /// What `ipvsadm -v` prints; scripts read it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";
+
+/// Most lines of a restore that are sent at once.
+const GROUP_MAX: usize = 4096;
 
 /// Longest standard input of a restore, in bytes.
 const INPUT_BYTES_MAX: u64 = crate::config::file::TEXT_BYTES_MAX as u64;
@@ -49,13 +53,49 @@ pub fn run_with(argv: &[String], stdin: &str, ask: &mut dyn FnMut(Request) -> Re
 
 /// The same with other names, and with a connection that may fail.
 pub fn run_named(argv: &[String], stdin: &str, names: &dyn Resolver, ask: &mut Ask) -> Outcome {
+    run_extra(argv, stdin, names, Extra::default(), ask)
+}
+
+/// What `ulvs adm` takes beside ipvsadm's words, wherever they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// `--json`: a listing as JSON.
+    pub json: bool,
+    /// `--dry-run`: nothing is changed; what would be is printed.
+    pub dry_run: bool,
+}
+
+impl Extra {
+    /// Takes our own words out of a call's.
+    pub fn take(argv: &[String]) -> (Vec<String>, Extra) {
+        let has = |wanted: &str| argv.iter().any(|word| word == wanted);
+        let extra = Extra {
+            json: has("--json"),
+            dry_run: has("--dry-run"),
+        };
+        let ours = |word: &&String| *word == "--json" || *word == "--dry-run";
+        let words = argv.iter().filter(|word| !ours(word)).cloned();
+        (words.collect(), extra)
+    }
+}
+
+/// The same as `run_named`, with our own options.
+pub fn run_extra(
+    argv: &[String],
+    stdin: &str,
+    names: &dyn Resolver,
+    extra: Extra,
+    ask: &mut Ask,
+) -> Outcome {
     let program = argv.first().map_or("ipvsadm", String::as_str);
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).collect();
     let mut session = Session {
         program,
         names,
         ask,
+        extra,
         restoring: false,
+        pending: Vec::new(),
         outcome: Outcome::default(),
     };
     let status = session.call(&words, stdin);
@@ -65,6 +105,11 @@ pub fn run_named(argv: &[String], stdin: &str, names: &dyn Resolver, ask: &mut A
 
 /// The program as a person calls it: asks the daemon of this user, prints nothing itself.
 pub fn run(argv: &[String], names: &dyn Resolver) -> Outcome {
+    run_own(argv, names, Extra::default())
+}
+
+/// The same with our own options: `ulvs adm`.
+pub fn run_own(argv: &[String], names: &dyn Resolver, extra: Extra) -> Outcome {
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).collect();
     let call = parse(&words, names);
     if matches!(call, Ok(Call::Help | Call::Version) | Err(_)) {
@@ -81,7 +126,9 @@ pub fn run(argv: &[String], names: &dyn Resolver) -> Outcome {
         _ => Ok(String::new()),
     };
     match stdin {
-        Ok(stdin) => run_named(argv, &stdin, names, &mut |request| client.ask(&request)),
+        Ok(stdin) => run_extra(argv, &stdin, names, extra, &mut |request| {
+            client.ask(&request)
+        }),
         Err(sentence) => failed(sentence),
     }
 }
@@ -168,7 +215,10 @@ struct Session<'a> {
     program: &'a str,
     names: &'a dyn Resolver,
     ask: &'a mut Ask<'a>,
+    extra: Extra,
     restoring: bool,
+    /// Changes of a restore that were read and not yet sent.
+    pending: Vec<Command>,
     outcome: Outcome,
 }
 
@@ -185,7 +235,15 @@ impl Session<'_> {
             Err(complaint) => return self.complain(&complaint),
         };
         match call {
-            Call::Change(command) => self.change(command),
+            Call::Change(command) if self.restoring => {
+                self.pending.push(command);
+                let full = self.pending.len() >= GROUP_MAX && !self.extra.dry_run;
+                if full { self.flush() } else { Ok(OK) }
+            }
+            Call::Change(command) => {
+                self.pending.push(command);
+                self.flush()
+            }
             Call::List(list) => self.list(&list),
             Call::Save { numeric } => self.save(numeric),
             Call::Restore => self.restore(stdin),
@@ -218,12 +276,36 @@ impl Session<'_> {
         }
     }
 
-    fn change(&mut self, command: Command) -> Status {
-        match self.answer(Request::Do(command))? {
-            Reply::Done => Ok(OK),
+    /// Sends the changes that wait; the status is that of the last.
+    fn flush(&mut self) -> Status {
+        let commands = std::mem::take(&mut self.pending);
+        if commands.is_empty() {
+            return Ok(OK);
+        }
+        let dry_run = self.extra.dry_run;
+        let words: Vec<String> = match dry_run {
+            true => commands.iter().map(words_of).collect(),
+            false => Vec::new(),
+        };
+        let count = commands.len();
+        match self.answer(Request::Each { commands, dry_run })? {
+            Reply::Each(refusals) if refusals.len() == count => {
+                for (number, refusal) in refusals.iter().enumerate() {
+                    match refusal {
+                        Some(refusal) => self.say(refusal.sentence()),
+                        None if dry_run => {
+                            self.outcome.stdout += &words[number];
+                            self.outcome.stdout.push('\n');
+                        }
+                        None => {}
+                    }
+                }
+                let last = refusals.last().is_some_and(Option::is_some);
+                Ok(if last { REFUSED } else { OK })
+            }
             Reply::Refused(refusal) => Ok(self.refuse(refusal.sentence())),
             Reply::BadRequest(sentence) | Reply::Late(sentence) => Ok(self.refuse(&sentence)),
-            Reply::Listing(_) => Err(self.nonsense()),
+            _ => Err(self.nonsense()),
         }
     }
 
@@ -235,7 +317,12 @@ impl Session<'_> {
             What::Timeouts => Query::Timeouts,
             What::Daemons => Query::SyncDaemons,
         };
-        let text = match self.listing(query)? {
+        let listing = self.listing(query)?;
+        if self.extra.json {
+            self.print_json(&listing);
+            return Ok(OK);
+        }
+        let text = match listing {
             Listing::Services {
                 table_size,
                 services,
@@ -254,6 +341,10 @@ impl Session<'_> {
 
     fn save(&mut self, numeric: bool) -> Status {
         match self.listing(Query::Services(None))? {
+            listing if self.extra.json => {
+                self.print_json(&listing);
+                Ok(OK)
+            }
             Listing::Services { services, .. } => {
                 self.outcome.stdout += &list::rules(&services, numeric, self.names);
                 Ok(OK)
@@ -270,10 +361,28 @@ impl Session<'_> {
             let words = line.split_ascii_whitespace();
             let words: Vec<&str> = words.skip_while(|word| *word == "ipvsadm").collect();
             if !words.is_empty() {
-                status = self.call(&words, "")?;
+                status = self.restore_line(&words)?;
             }
         }
-        Ok(status)
+        match self.pending.is_empty() {
+            true => Ok(status),
+            false => self.flush(),
+        }
+    }
+
+    /// What waits is sent before anything is said, so that the words come in the order of the lines.
+    fn restore_line(&mut self, words: &[&str]) -> Status {
+        let is_change = matches!(self.parse(words), Ok(Call::Change(_)));
+        if !is_change {
+            self.flush()?;
+        }
+        self.call(words, "")
+    }
+
+    fn print_json(&mut self, listing: &Listing) {
+        let text = serde_json::to_string_pretty(listing);
+        self.outcome.stdout += &text.expect("listings have string keys only");
+        self.outcome.stdout.push('\n');
     }
 
     fn listing(&mut self, query: Query) -> Result<Listing, Ended> {
@@ -287,7 +396,7 @@ impl Session<'_> {
             Reply::BadRequest(sentence) | Reply::Late(sentence) => {
                 Err(Ended(self.refuse(&sentence)))
             }
-            Reply::Done => Err(self.nonsense()),
+            Reply::Done | Reply::Each(_) => Err(self.nonsense()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Floor C: the words people type. The ipvsadm personality, and what `ulvs` itself takes.
 
 pub mod adm;
+pub mod apply;
 pub mod client;
 mod help;
 pub mod lab;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::apply::{ApplyArgs, DiffArgs};
 use super::sim::SimArgs;
 use crate::cli::trace::TraceArgs;
 use crate::config::file::{KeepKernelOff, NicKind};
@@ -31,6 +32,10 @@ pub enum Program {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Make a running director what a file says, by the fewest changes, all or none.
+    Apply(ApplyArgs),
+    /// Show by which changes a running director differs from a file; status 1 if it does.
+    Diff(DiffArgs),
     /// Tell the story of every packet of a capture; nothing runs and nothing is sent.
     Trace(TraceArgs),
     /// Print a file of /proc/net as the kernel's IPVS would show it, from a running director.

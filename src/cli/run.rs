@@ -60,10 +60,14 @@ fn from_words(args: &RunArgs, names: &dyn Resolver) -> Result<Config, String> {
 }
 
 /// A text of bounded length.
-fn read(path: &Path) -> Result<String, String> {
+pub(super) fn read(path: &Path) -> Result<String, String> {
     let name = path.display();
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
+    let file = match path.as_os_str() == "-" {
+        true => File::open("/dev/stdin"),
+        false => File::open(path),
+    };
+    let file = file.map_err(|error| format!("{name}: {error}"))?;
     let read = file.take(TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("{name}: {error}"))?;
     if bytes.len() > TEXT_BYTES_MAX {

@@ -76,7 +76,7 @@ fn set(name: &str, value: &str, ask: &mut Ask) -> Result<(), String> {
         Reply::Done => Ok(()),
         Reply::Refused(refusal) => Err(format!("{name} = {value}: {}", word_for(name, refusal))),
         Reply::BadRequest(sentence) | Reply::Late(sentence) => Err(sentence),
-        Reply::Listing(_) => Err(NONSENSE.to_string()),
+        Reply::Listing(_) | Reply::Each(_) => Err(NONSENSE.to_string()),
     }
 }
 

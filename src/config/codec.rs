@@ -8,9 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::command::{Reply, Request};
 
-/// Longest request line in bytes. A Batch of about 20,000 servers fits; a client that sends more is
+/// Longest request line in bytes. A Batch of about 150,000 servers fits; a client that sends more is
 /// cut off instead of filling the daemon's memory.
-pub const REQUEST_BYTES_MAX: usize = 4 << 20;
+pub const REQUEST_BYTES_MAX: usize = 32 << 20;
 
 /// Longest reply line in bytes: a listing of about a million connections fits.
 pub const REPLY_BYTES_MAX: usize = 256 << 20;

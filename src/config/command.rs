@@ -104,6 +104,8 @@ pub enum Query {
     Timeouts,
     /// The daemons of connection synchronisation.
     SyncDaemons,
+    /// All that commands have configured, at one moment.
+    State,
     /// The frame account and the counters of every port.
     Account,
     /// What the daemon is: version, process id, ports, workers.
@@ -116,6 +118,14 @@ pub enum Query {
 pub enum Request {
     /// Change something.
     Do(Command),
+    /// Change several things, each on its own: what is refused does not keep the others from being
+    /// done. All come into force in one snapshot. The lines of `ipvsadm -R` are such.
+    Each {
+        /// The changes, in order.
+        commands: Vec<Command>,
+        /// Nothing is changed; only what would become of each is told.
+        dry_run: bool,
+    },
     /// Ask something.
     Ask(Query),
     /// Stop the daemon in order.
@@ -130,6 +140,8 @@ pub enum Reply {
     Done,
     /// Nothing was changed.
     Refused(Refusal),
+    /// What became of each change, in order; those that were not refused are in force.
+    Each(Vec<Option<Refusal>>),
     /// The answer to a question.
     Listing(Listing),
     /// The request itself could not be read.
@@ -233,10 +245,27 @@ pub enum Listing {
     Timeouts(Timeouts),
     /// The daemons of connection synchronisation, the master first.
     SyncDaemons(Vec<SyncRow>),
+    /// All that commands have configured.
+    State(Box<State>),
     /// The frame account.
     Account(AccountRow),
     /// About the daemon.
     Status(StatusRow),
+}
+
+/// All that commands have configured: with the same state, two directors take new connections alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The services in the order of their keys, each with its servers, the oldest first.
+    pub services: Vec<(ServiceSpec, Vec<RealSpec>)>,
+    /// The rules for marks.
+    pub marks: Vec<MarkRule>,
+    /// Who is masqueraded, and the local ends of full NAT.
+    pub pools: (Masquerading, SourcePool),
+    /// The three timeouts of `--set`.
+    pub timeouts: Timeouts,
+    /// The sysctls.
+    pub tunables: Tunables,
 }
 
 /// Five counters and five rates of a service or server.

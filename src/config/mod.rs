@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod command;
 mod complete;
+pub mod diff;
 mod draft;
 pub mod file;
 pub mod ipvsadm;

@@ -8,10 +8,10 @@ use super::command::{Command, RealSpec, Refusal};
 use super::ipvsadm::{Call, Complaint, Fault, parse as parse_words};
 use super::options::OPTIONS;
 use super::problem::{Problems, nearest};
-use super::words::{Resolver, can_serve, endpoint_text, flags_text, netmask_text};
+use super::words::{NumbersOnly, Resolver, can_serve, endpoint_text, flags_text, netmask_text};
 use crate::lvs::{
-    Family, ForwardMethod, Protocol, RealKey, ServiceFlags, ServiceKey, ServiceSpec, Tunnel,
-    TunnelChecksum,
+    Endpoint, Family, ForwardMethod, Protocol, RealKey, ServiceFlags, ServiceKey, ServiceSpec,
+    SyncRole, Thresholds, Timeouts, Tunnel, TunnelChecksum,
 };
 
 /// Reads a rules file. Blank lines and lines that begin with `#` are skipped, leading words `ipvsadm`
@@ -26,7 +26,7 @@ pub fn parse(name: &str, text: &str, names: &dyn Resolver) -> Result<Vec<Command
     for line in lines(text) {
         let words: Vec<&str> = line.words.iter().map(|span| &text[span.clone()]).collect();
         match parse_words(&words, names) {
-            Ok(Call::Change(command)) => {
+            Ok(Call::Change(command)) if !is_about_sync(&command) => {
                 match known.apply(&command, line.number) {
                     Ok(()) => {}
                     // Its own line is wrong, and that has been said.
@@ -49,6 +49,11 @@ pub fn parse(name: &str, text: &str, names: &dyn Resolver) -> Result<Vec<Command
         }
     }
     problems.or(commands)
+}
+
+/// Who synchronises connections is no part of the table.
+fn is_about_sync(command: &Command) -> bool {
+    matches!(command, Command::StartSync(_) | Command::StopSync(_))
 }
 
 /// A line that has words.
@@ -248,6 +253,74 @@ pub fn real_line(service: &ServiceKey, real: &RealSpec, names: &dyn Resolver) ->
     line
 }
 
+/// A change in words that do the same when they are typed: ipvsadm's where it has some. `numbers` for
+/// addresses and ports. A batch is as many lines.
+pub fn words_of(command: &Command) -> String {
+    let names = &NumbersOnly;
+    let key = |key: &ServiceKey| key_words(key, names);
+    let server = |service: &ServiceKey, real: &RealKey| {
+        let Endpoint { address, port } = real.0;
+        endpoint_text(address, port, protocol_of(service), names)
+    };
+    match command {
+        Command::AddService(spec) => service_line(spec, names),
+        Command::EditService(spec) => service_line(spec, names).replacen("-A", "-E", 1),
+        Command::DeleteService(service) => format!("-D {}", key(service)),
+        Command::Flush => "-C".to_string(),
+        Command::AddReal { service, real } => whole_real_line(service, real),
+        Command::EditReal { service, real } => {
+            whole_real_line(service, real).replacen("-a", "-e", 1)
+        }
+        Command::DeleteReal { service, real } => {
+            format!("-d {} -r {}", key(service), server(service, real))
+        }
+        Command::Zero(None) => "-Z".to_string(),
+        Command::Zero(Some(service)) => format!("-Z {}", key(service)),
+        Command::SetTimeouts(timeouts) => {
+            let Timeouts {
+                tcp_s,
+                tcp_fin_s,
+                udp_s,
+            } = timeouts;
+            format!("--set {tcp_s} {tcp_fin_s} {udp_s}")
+        }
+        Command::SetTunable { name, value } => format!("ulvs tune {name}={value}"),
+        Command::SetPools {
+            masquerading,
+            full_nat,
+        } => format!(
+            "[masquerade] prefixes: {}; [fullnat] addresses: {}",
+            masquerading.prefixes.len(),
+            full_nat.addresses.len()
+        ),
+        Command::SetMarks(rules) => format!("[[mark]] rules: {}", rules.len()),
+        Command::StartSync(daemon) => {
+            let word = match daemon.role {
+                SyncRole::Master => "master",
+                SyncRole::Backup => "backup",
+            };
+            let interface = daemon.interface();
+            format!("--start-daemon {word} --mcast-interface {interface}")
+        }
+        Command::StopSync(SyncRole::Master) => "--stop-daemon master".to_string(),
+        Command::StopSync(SyncRole::Backup) => "--stop-daemon backup".to_string(),
+        Command::Batch(commands) => {
+            let lines: Vec<String> = commands.iter().map(words_of).collect();
+            lines.join("\n")
+        }
+    }
+}
+
+/// The `-a` line of a real server with its thresholds, which `ipvsadm -S` leaves out.
+fn whole_real_line(service: &ServiceKey, real: &RealSpec) -> String {
+    let mut line = real_line(service, real, &NumbersOnly);
+    if real.thresholds != Thresholds::default() {
+        let Thresholds { upper, lower } = real.thresholds;
+        line += &format!(" -x {upper} -y {lower}");
+    }
+    line
+}
+
 /// The protocol in which names of ports are looked up; a mark has none.
 pub fn protocol_of(service: &ServiceKey) -> Protocol {
     match service {
@@ -294,7 +367,6 @@ fn tunnel_words(tunnel: Tunnel) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::words::NumbersOnly;
 
     fn print(commands: &[Command]) -> String {
         let line = |command: &Command| match command {

@@ -43,6 +43,7 @@ pub(super) const ENGINE: &str = "sip";
 
 /// What is there while a command is checked: what is in force, and over it what the batch has done
 /// so far.
+#[derive(Clone)]
 pub(super) struct Shape<'a> {
     services: &'a Services,
     ports: &'a [Port],
@@ -124,6 +125,21 @@ impl<'a> Shape<'a> {
                 Ok(())
             }),
         }
+    }
+
+    /// Judges one of several commands that are done each on its own, and remembers it if it is good. A
+    /// batch among them that is refused has changed nothing.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn try_one(&mut self, command: &Command) -> Result<(), Refusal> {
+        if matches!(command, Command::Batch(_)) {
+            let before = self.clone();
+            return self.check(command).inspect_err(|_| *self = before);
+        }
+        self.check(command)?;
+        self.record(command);
+        Ok(())
     }
 
     fn add_real(&mut self, key: &ServiceKey, spec: &RealSpec) -> Result<(), Refusal> {

@@ -14,6 +14,7 @@ use super::synced::Synced;
 use super::totals::Totals;
 use super::trash::Trash;
 use super::tunables;
+use crate::config::command::State;
 use crate::config::{Command, Listing, RealSpec, Refusal};
 use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
 use crate::lvs::{
@@ -168,6 +169,50 @@ impl Controller {
             self.publish();
         }
         Ok(())
+    }
+
+    /// Changes each on its own, and builds one snapshot of what was not refused. A dry run changes
+    /// nothing. Returns what became of each.
+    pub fn apply_each(
+        &mut self,
+        commands: Vec<Command>,
+        dry_run: bool,
+        now: Instant,
+    ) -> Vec<Option<Refusal>> {
+        let (synced, full_nat) = (self.synced.clone(), &self.pools.1);
+        let mut shape = Shape::new(&self.services, &self.ports, self.tunables, synced, full_nat);
+        let judge = |command: &Command| shape.try_one(command).err();
+        let refusals: Vec<Option<Refusal>> = commands.iter().map(judge).collect();
+        if dry_run {
+            return refusals;
+        }
+        let taken = commands.into_iter().zip(&refusals);
+        let taken = taken.filter(|(_, refusal)| refusal.is_none());
+        let mut shows = false;
+        for (command, _) in taken {
+            shows |= changes_snapshot(&command);
+            self.enact(command, now);
+        }
+        if shows {
+            self.publish();
+        }
+        refusals
+    }
+
+    /// All that commands have configured.
+    pub fn state(&self) -> State {
+        let service = |service: &Desired| {
+            let reals = service.reals.iter().rev();
+            let reals = reals.map(|real| service.details[&real.live.id].spec);
+            (service.spec.clone(), reals.collect())
+        };
+        State {
+            services: self.services.values().map(service).collect(),
+            marks: self.marks.clone(),
+            pools: self.pools.clone(),
+            timeouts: self.timeouts,
+            tunables: self.tunables,
+        }
     }
 
     /// The interfaces as they now are: the same ones in the same order.

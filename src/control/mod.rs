@@ -27,8 +27,8 @@ use std::sync::atomic::Ordering::Relaxed;
 pub use controller::Controller;
 pub use event::{ClientId, Input, Output};
 
-use crate::config::command::{AccountRow, StatusRow};
-use crate::config::{Command, Listing, Query, Refusal, Reply, Request};
+use crate::config::command::{AccountRow, State, StatusRow};
+use crate::config::{Listing, Query, Refusal, Reply, Request};
 use crate::conn::ConnTable;
 use crate::director::message::{Order, Report};
 use crate::director::snapshot::{Port, Side, Snapshot, SnapshotId};
@@ -95,8 +95,8 @@ struct Waiting {
 /// What for.
 #[derive(Debug)]
 enum Wait {
-    /// This snapshot shall be in force everywhere.
-    Adoption(SnapshotId),
+    /// This snapshot shall be in force everywhere; then this is the reply.
+    Adoption { id: SnapshotId, reply: Reply },
     /// Every worker shall have told its part.
     Audit(Audit),
 }
@@ -192,6 +192,11 @@ impl ControlPlane {
         Arc::clone(self.controller.snapshot())
     }
 
+    /// All that commands have configured.
+    pub fn state(&self) -> State {
+        self.controller.state()
+    }
+
     /// Debug builds: every invariant.
     pub fn check(&self) {
         if cfg!(debug_assertions) {
@@ -204,7 +209,19 @@ impl ControlPlane {
 
     fn handle_request(&mut self, from: ClientId, request: Request, now: Instant) {
         match request {
-            Request::Do(command) => self.handle_command(from, command, now),
+            Request::Do(command) => {
+                let change = |controller: &mut Controller| match controller.apply(command, now) {
+                    Ok(()) => Reply::Done,
+                    Err(refusal) => Reply::Refused(refusal),
+                };
+                self.handle_change(from, change, now);
+            }
+            Request::Each { commands, dry_run } => {
+                let change = |controller: &mut Controller| {
+                    Reply::Each(controller.apply_each(commands, dry_run, now))
+                };
+                self.handle_change(from, change, now);
+            }
             Request::Ask(query) => self.handle_query(from, query, now),
             Request::Stop => {
                 self.reply(from, Reply::Done);
@@ -213,14 +230,21 @@ impl ControlPlane {
         }
     }
 
-    fn handle_command(&mut self, from: ClientId, command: Command, now: Instant) {
+    /// Changes what is configured; the client has its reply when that is in force everywhere.
+    fn handle_change(
+        &mut self,
+        from: ClientId,
+        change: impl FnOnce(&mut Controller) -> Reply,
+        now: Instant,
+    ) {
         if self.waiting.len() >= CLIENTS_WAITING_MAX {
             return self.reply(from, Reply::Refused(Refusal::OutOfMemory));
         }
         let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
         let deletions = self.controller.deletions();
-        if let Err(refusal) = self.controller.apply(command, now) {
-            return self.reply(from, Reply::Refused(refusal));
+        let reply = change(&mut self.controller);
+        if matches!(reply, Reply::Refused(_)) {
+            return self.reply(from, reply);
         }
         let snapshot = self.controller.snapshot();
         let ends = snapshot.tunables.expire_nodest_conn != 0;
@@ -228,7 +252,8 @@ impl ControlPlane {
             self.orphans_end = Some(snapshot.id);
         }
         self.spread(shape, id);
-        self.wait(from, Wait::Adoption(self.controller.snapshot().id), now);
+        let id = self.controller.snapshot().id;
+        self.wait(from, Wait::Adoption { id, reply }, now);
         self.answer_adoptions();
     }
 
@@ -256,6 +281,7 @@ impl ControlPlane {
             Query::Totals => Ok(self.controller.totals()),
             Query::Tunables => Ok(Listing::Tunables(Box::new(*self.controller.tunables()))),
             Query::Timeouts => Ok(Listing::Timeouts(self.controller.snapshot().timeouts)),
+            Query::State => Ok(Listing::State(Box::new(self.controller.state()))),
             Query::SyncDaemons => Ok(Listing::SyncDaemons(self.controller.sync_daemons())),
             Query::Status => Ok(Listing::Status(self.status())),
             Query::Account => return self.audit(from, now),
@@ -305,7 +331,9 @@ impl ControlPlane {
         if self.orphans_end.take_if(|id| *id <= everywhere).is_some() {
             end_orphans(&self.setup.table);
         }
-        self.answer(|waiting| matches!(waiting.wait, Wait::Adoption(id) if id <= everywhere));
+        self.answer(
+            |waiting| matches!(waiting.wait, Wait::Adoption { id, .. } if id <= everywhere),
+        );
     }
 
     /// Asks every worker for its account.
@@ -343,7 +371,7 @@ impl ControlPlane {
         }
         self.answer(|waiting| match &waiting.wait {
             Wait::Audit(audit) => audit.silent.is_empty(),
-            Wait::Adoption(_) => false,
+            Wait::Adoption { .. } => false,
         });
     }
 
@@ -363,21 +391,22 @@ impl ControlPlane {
         self.waiting = waiting;
         for waiting in done {
             let reply = match waiting.wait {
-                Wait::Adoption(id) => self.adoption(id),
+                Wait::Adoption { id, reply } => self.adoption(id, reply),
                 Wait::Audit(audit) => Reply::Listing(Listing::Account(self.account(audit))),
             };
             self.reply(waiting.client, reply);
         }
     }
 
-    fn adoption(&self, id: SnapshotId) -> Reply {
+    /// The reply to a change, if it is in force everywhere by now.
+    fn adoption(&self, id: SnapshotId, reply: Reply) -> Reply {
         let workers = self.adopted.iter().enumerate();
         let behind: Vec<String> = workers
             .filter(|(_, adopted)| **adopted < id)
             .map(|(worker, _)| worker.to_string())
             .collect();
         if behind.is_empty() {
-            return Reply::Done;
+            return reply;
         }
         Reply::Late(format!(
             "the change is made, but not yet in force in worker {}",

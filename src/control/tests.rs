@@ -1,5 +1,6 @@
 //! Scripted commands against the control plane, with workers that answer when the test lets them.
 
+use crate::config::Command;
 use std::net::IpAddr;
 
 use super::*;

@@ -16,35 +16,46 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 pub use start::check;
 
-use crate::config::{Config, Query, Reply, Request};
+use crate::config::diff::Desired;
+use crate::config::rules::words_of;
+use crate::config::{Command, Config, Query, Reply, Request};
 use crate::control::{ClientId, ControlPlane, Input, Output};
 use crate::director::message::Report;
 use kernel::KernelOff;
 use netlink::{LinkState, Links, Seen, Wanted};
-use signal::Signals;
+use signal::{Signals, Wish};
 use socket::Asked;
 use threads::{Crew, News};
 
 /// The daemon itself, as a client of its own control plane.
 const SELF: ClientId = ClientId(0);
 
+/// The same, when it asks for what a file says that was read again.
+const RELOAD: ClientId = ClientId(u64::MAX);
+
 /// How long the workers may take to end. A breath takes well under a millisecond.
 const END_TIME: Duration = Duration::from_secs(5);
 
 /// How the daemon runs, beside what the configuration says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// The control socket.
     pub control: PathBuf,
     /// Workers never sleep: less latency for a whole core.
     pub busy_poll: bool,
+    /// Reads the configuration again, for SIGHUP; an error is a message for people.
+    pub reload: Option<Reload>,
 }
+
+/// Reads the configuration again.
+pub type Reload = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
 
 /// Why the daemon did not start, or did not end well: a sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +94,7 @@ struct Daemon {
     wanted: Vec<Wanted>,
     seen: Vec<Seen>,
     signals: Signals,
+    reload: Option<Reload>,
     questions: mpsc::Receiver<Asked>,
     answers: BTreeMap<ClientId, oneshot::Sender<Reply>>,
     /// What went wrong while it ran.
@@ -113,6 +125,7 @@ impl Daemon {
             wanted: built.wanted,
             seen: built.seen,
             signals,
+            reload: options.reload.clone(),
             questions,
             answers: BTreeMap::new(),
             faults: Vec::new(),
@@ -131,10 +144,13 @@ impl Daemon {
             let wait = self.plane.poll_timeout().map(|due| due.since(clock::now()));
             let wait = wait.map_or(Duration::MAX, |wait| Duration::from_nanos(wait.as_nanos()));
             tokio::select! {
-                signal = self.signals.stop() => {
-                    say(&format!("{signal}: stopping"));
-                    self.stop();
-                }
+                wish = self.signals.wish() => match wish {
+                    Wish::Stop(signal) => {
+                        say(&format!("{signal}: stopping"));
+                        self.stop();
+                    }
+                    Wish::Reload => self.reload(),
+                },
                 () = self.links.changed() => self.look_at_links().await,
                 Some(asked) = self.questions.recv() => self.handle_asked(asked),
                 (worker, news) = self.crew.news() => self.handle_news(worker, news),
@@ -202,6 +218,7 @@ impl Daemon {
                     }
                 }
                 Output::Reply { to: SELF, reply } => self.handle_own(reply),
+                Output::Reply { to: RELOAD, reply } => say(&format!("SIGHUP: {}", told(&reply))),
                 Output::Reply { to, reply } => {
                     if let Some(answer) = self.answers.remove(&to) {
                         // A client that went meanwhile wants no answer.
@@ -226,11 +243,42 @@ impl Daemon {
                 });
             }
             Reply::Listing(_) => println!("ulvs: ready"),
+            Reply::Each(_) => {}
             // Who stops before the start is over has not failed.
             _ if self.stopping => {}
             Reply::Refused(refusal) => self.give_up(format!("the configuration: {refusal}")),
             Reply::Late(why) | Reply::BadRequest(why) => self.give_up(why),
         }
+    }
+
+    /// Reads the configuration again and asks for what has to be changed, whole or not at all. A file
+    /// with a mistake changes nothing.
+    fn reload(&mut self) {
+        let Some(reload) = &self.reload else {
+            return say("SIGHUP: this director was started without a file; nothing is read");
+        };
+        let desired = reload().and_then(|config| {
+            let desired = Desired::of_config(&config);
+            desired.map_err(|_| "the file does something once, and describes no state".to_string())
+        });
+        let desired = match desired {
+            Ok(desired) => desired,
+            Err(message) => {
+                return say(&format!(
+                    "SIGHUP: nothing is changed.\n{}",
+                    message.trim_end()
+                ));
+            }
+        };
+        let changes = desired.changes_from(&self.plane.state());
+        for change in &changes {
+            say(&format!("SIGHUP: {}", words_of(change)));
+        }
+        let request = Request::Do(Command::Batch(changes));
+        self.handle(Input::Request {
+            from: RELOAD,
+            request,
+        });
     }
 
     /// Stops, and ends with an error.
@@ -303,6 +351,16 @@ fn tell_of_change(old: &Seen, new: &Seen) {
     }
     if old.port.mtu != new.port.mtu && new.state != LinkState::Gone {
         say(&format!("{name} has an MTU of {} now", new.port.mtu));
+    }
+}
+
+/// What became of the changes that a file brought.
+fn told(reply: &Reply) -> String {
+    match reply {
+        Reply::Done => "the director is what the file says".to_string(),
+        Reply::Refused(refusal) => format!("nothing is changed: {refusal}"),
+        Reply::Late(why) | Reply::BadRequest(why) => why.clone(),
+        Reply::Listing(_) | Reply::Each(_) => "an answer that nobody asked for".to_string(),
     }
 }
 

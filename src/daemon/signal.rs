@@ -1,4 +1,5 @@
-//! Signals become Inputs: SIGTERM and SIGINT stop the daemon in order.
+//! Signals become Inputs: SIGTERM and SIGINT stop the daemon in order, SIGHUP has it read its files
+//! again.
 
 use std::io;
 
@@ -9,6 +10,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// That the daemon stops; the signal's name.
+    Stop(&'static str),
+    /// That the configuration is read again.
+    Reload,
 }
 
 impl Signals {
@@ -20,14 +31,16 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the wish to stop; says which signal it was.
-    pub async fn stop(&mut self) -> &'static str {
+    /// Waits for a signal; says what it wants.
+    pub async fn wish(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Wish::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Wish::Stop("SIGINT"),
+            _ = self.hangup.recv() => Wish::Reload,
         }
     }
 }

@@ -148,10 +148,18 @@ fn control_path(name: &str) -> PathBuf {
 }
 
 fn start(name: &str, config: Config, busy_poll: bool) -> Running {
+    let options = Options {
+        busy_poll,
+        ..Options::default()
+    };
+    start_with(name, config, options)
+}
+
+fn start_with(name: &str, config: Config, options: Options) -> Running {
     let control = control_path(name);
     let options = Options {
         control: control.clone(),
-        busy_poll,
+        ..options
     };
     let thread = std::thread::spawn(move || run(&config, &options));
     let running = Running { control, thread };
@@ -178,6 +186,16 @@ impl Running {
         let mut line = Vec::new();
         BufReader::new(stream).read_until(b'\n', &mut line).unwrap();
         codec::decode_reply(&line).unwrap()
+    }
+
+    fn reals(&self) -> Vec<IpAddr> {
+        match self.ask(Request::Ask(Query::Services(Some(web())))) {
+            Reply::Listing(Listing::Services { services, .. }) => {
+                let reals = services[0].reals.iter();
+                reals.map(|real| real.spec.key.0.address).collect()
+            }
+            other => panic!("no services but {other:?}"),
+        }
     }
 
     fn stop(self) {
@@ -275,6 +293,7 @@ fn a_director_answers_for_its_vip_and_stops_in_order() {
             &Options {
                 control: running.control.clone(),
                 busy_poll: false,
+                ..Options::default()
             },
         );
         assert!(
@@ -290,6 +309,44 @@ fn a_director_answers_for_its_vip_and_stops_in_order() {
 fn config_for(workers: usize) -> Config {
     let mut config = config();
     config.director.workers = workers;
+    config
+}
+
+#[test]
+fn sighup_makes_it_what_its_file_says_by_now_and_a_bad_file_changes_nothing() {
+    in_new_network(|| {
+        add_veth("eth0", "out0");
+        add_veth("eth1", "out1");
+        let (read, reads) = std::sync::mpsc::channel();
+        let texts = std::sync::Mutex::new(vec![Err("line 3 is wrong".to_string()), Ok(changed())]);
+        let reload: Reload = Arc::new(move || {
+            let text = texts.lock().unwrap().pop().unwrap();
+            read.send(()).unwrap();
+            text
+        });
+        let options = Options {
+            reload: Some(reload),
+            ..Options::default()
+        };
+        let running = start_with("hangup", config(), options);
+        // Requests are answered behind what was read: one loop does both.
+        let hang_up = || {
+            // SAFETY: sends a signal that the daemon of this process has a handler for.
+            assert_eq!(unsafe { libc::kill(libc::getpid(), libc::SIGHUP) }, 0);
+            reads.recv_timeout(PATIENCE).expect("the file is read");
+            running.reals()
+        };
+        let server = |last: u8| IpAddr::from([192, 168, 1, last]);
+        assert_eq!(running.reals(), [server(11)]);
+        assert_eq!(hang_up(), [server(12), server(11)]);
+        assert_eq!(hang_up(), [server(12), server(11)]);
+        running.stop();
+    });
+}
+
+fn changed() -> Config {
+    let mut config = config();
+    config.services.push(add_real([192, 168, 1, 12]));
     config
 }
 
@@ -343,6 +400,7 @@ fn it_does_not_start_where_the_kernel_would_answer_too() {
         let options = Options {
             control: control_path("kernel"),
             busy_poll: false,
+            ..Options::default()
         };
         let mut config = config();
         config.director.keep_kernel_off = KeepKernelOff::None;
@@ -362,6 +420,7 @@ fn what_is_missing_is_named() {
         let options = Options {
             control: control_path("missing"),
             busy_poll: false,
+            ..Options::default()
         };
         let missing = run(&config(), &options).unwrap_err().to_string();
         assert!(
@@ -397,6 +456,7 @@ fn a_worker_that_panics_ends_the_daemon_in_order_and_with_its_words() {
                 wanted: Vec::new(),
                 seen: Vec::new(),
                 signals: Signals::new().unwrap(),
+                reload: None,
                 questions,
                 answers: BTreeMap::new(),
                 faults: Vec::new(),

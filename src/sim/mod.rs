@@ -537,6 +537,10 @@ fn reply_line(reply: &Reply) -> String {
     match reply {
         Reply::Done => "done".to_string(),
         Reply::Refused(refusal) => format!("refused: {refusal}"),
+        Reply::Each(refusals) => {
+            let refused = refusals.iter().flatten().count();
+            format!("done but for {refused} of {}", refusals.len())
+        }
         Reply::Listing(Listing::Connections(rows)) => format!("{} connections", rows.len()),
         Reply::Listing(Listing::Services { services, .. }) => {
             format!("{} services", services.len())
