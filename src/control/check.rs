@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::controller::Services;
+use super::desired::Services;
 use super::synced::Synced;
 use super::tunables;
 use crate::config::{Command, RealSpec, Refusal};

@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::Setup;
 use super::check::{NO_SCHEDULER, Shape};
+use super::desired::{Desired, Detail, Services};
 use super::guard::Guard;
 use super::meter::Meter;
 use super::synced::Synced;
@@ -16,7 +17,7 @@ use super::trash::Trash;
 use super::tunables;
 use crate::config::command::State;
 use crate::config::{Command, Listing, RealSpec, Refusal};
-use crate::director::snapshot::{Parts, Port, Role, Service, Snapshot, SnapshotId};
+use crate::director::snapshot::{Parts, Port, Role, Snapshot, SnapshotId};
 use crate::lvs::{
     Limits, Link, MarkRule, Masquerading, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec,
     SourcePool, Stats, SyncRow, Timeouts, Tunables, Weight,
@@ -25,79 +26,8 @@ use crate::sched::{self, Change, Scheduler};
 use crate::stats::RATE_PERIOD;
 use crate::time::Instant;
 
-/// The desired services by name.
-pub(super) type Services = BTreeMap<ServiceKey, Desired>;
-
 /// Turns of the estimator made up for when time has jumped; after so many the rates are zero anyway.
 const ESTIMATES_LATE_MAX: u32 = 64;
-
-/// A virtual service as it shall be.
-#[derive(Debug)]
-pub(super) struct Desired {
-    pub spec: ServiceSpec,
-    /// Newest first.
-    pub reals: Vec<RealServer>,
-    /// What is known of each real server beside what a scheduler sees, by `RealLive::id`.
-    pub details: BTreeMap<u32, Detail>,
-    pub meter: Meter,
-    scheduler: Option<Arc<Mutex<Box<dyn Scheduler>>>>,
-    /// What real servers that are gone had counted since the last turn of the estimator.
-    late: [u64; 5],
-    /// Tells a service from a later one of the same key.
-    object: u64,
-    /// As it stands in the snapshot; `None` once changed.
-    in_force: Option<Arc<Service>>,
-}
-
-/// What is known of a real server beside what a scheduler sees.
-#[derive(Debug)]
-pub(super) struct Detail {
-    /// As configured.
-    pub spec: RealSpec,
-    /// Its counters as listed.
-    pub meter: Meter,
-}
-
-impl Desired {
-    /// Does the service have this real server?
-    pub fn has_real(&self, key: RealKey) -> bool {
-        self.position(key).is_some()
-    }
-
-    fn position(&self, key: RealKey) -> Option<usize> {
-        self.reals.iter().position(|real| real.key == key)
-    }
-
-    fn zero(&mut self) {
-        self.meter.zero();
-        self.details
-            .values_mut()
-            .for_each(|detail| detail.meter.zero());
-    }
-
-    /// As it stands in the next snapshot; made anew only if it changed.
-    fn in_force(&mut self) -> Arc<Service> {
-        let make = || {
-            Arc::new(Service {
-                spec: self.spec.clone(),
-                reals: self.reals.clone(),
-                scheduler: self.scheduler.clone(),
-            })
-        };
-        Arc::clone(self.in_force.get_or_insert_with(make))
-    }
-
-    /// Tells the scheduler of a change of the list, once for each.
-    fn tell_scheduler(&mut self, change: Change) {
-        self.in_force = None;
-        if let Some(scheduler) = &self.scheduler {
-            // A worker that panicked inside a pick leaves the lock poisoned; the daemon is stopping
-            // then, and the order to stop must still get out.
-            let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-            scheduler.changed(&self.reals, change);
-        }
-    }
-}
 
 /// The one writer.
 #[derive(Debug)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::check::ENGINE;
-use super::controller::{Controller, Desired};
+use super::controller::Controller;
+use super::desired::Desired;
 use crate::config::command::{ConnRow, RealRow, ServiceRow};
 use crate::config::{Listing, Refusal};
 use crate::conn::{Conn, ConnTable};

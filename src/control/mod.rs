@@ -4,6 +4,7 @@
 
 mod check;
 pub mod controller;
+mod desired;
 pub mod event;
 mod guard;
 mod listing;
