@@ -1,5 +1,6 @@
 //! `ulvs trace` on small captures made here: the story of whole connections, the JSON document, the
-//! copy with comments, and every kind of capture that cannot be read.
+//! copy with comments, and every kind of capture that cannot be read. How ten connections are told under
+//! each scheduler is in `trace/stories.rs`; `ULVS_STORIES=write` writes those texts anew.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,6 +14,9 @@ use ulvs::nic::pcap::{CaptureInterface, CaptureWriter, Captured};
 use ulvs::time::Instant;
 use ulvs::wire::Mac;
 use ulvs::wire::arp::Arp;
+
+#[path = "trace/stories.rs"]
+mod stories;
 
 const CLIENT: [u8; 4] = [172, 16, 3, 9];
 const VIP: [u8; 4] = [1, 2, 3, 1];
@@ -226,7 +230,7 @@ fn a_whole_connection_is_told() {
         "    pick      wlc (the least (active*256 + inactive)/weight)",
         "                192.168.1.12:8080  (0*256 + 0)/1 = 0",
         "                192.168.1.11:8080  (0*256 + 0)/2 = 0",
-        "              -> 192.168.1.12:8080",
+        "              -> 192.168.1.12:8080, the least; of 2 equals the first in the list",
         "    entry     172.16.3.9:40000 > 1.2.3.1:80 > 192.168.1.12:8080, the client speaks",
         "    state     NONE -> SYN_RECV, expires in 60 s",
         "    forward   Masq: target 1.2.3.1:80 -> 192.168.1.12:8080, ttl 63, checksum adjusted",
@@ -259,20 +263,21 @@ fn the_schedulers_numbers_are_told() {
         told(&[text(&capture), "--rules", text(&rules)])
     };
     let numbers = [
-        "              -> 192.168.1.12:8080",
+        "              -> 192.168.1.12:8080, the least; of 2 equals the first in the list",
         "                192.168.1.12:8080  (1*256 + 0)/1 = 256",
         "                192.168.1.11:8080  (0*256 + 0)/2 = 0",
-        "              -> 192.168.1.11:8080",
+        "              -> 192.168.1.11:8080, the least",
         "                192.168.1.12:8080  (1*256 + 0)/1 = 256",
         "                192.168.1.11:8080  (1*256 + 0)/2 = 128",
-        "              -> 192.168.1.11:8080",
+        "              -> 192.168.1.11:8080, the least",
     ];
     assert_lines(&tell("wlc"), &numbers);
     let turns = [
         "    pick      rr (each in turn)",
-        "              -> 192.168.1.12:8080",
-        "              -> 192.168.1.11:8080",
-        "              -> 192.168.1.12:8080",
+        "              -> 192.168.1.12:8080, next in turn",
+        "              -> 192.168.1.11:8080, next in turn",
+        "                begin behind 192.168.1.11:8080, chosen last",
+        "              -> 192.168.1.12:8080, next in turn",
     ];
     assert_lines(&tell("rr"), &turns);
 }
@@ -726,10 +731,10 @@ fn the_example_is_what_the_director_did() {
     ];
     let story = told(&words);
     let wanted = [
-        "              -> 192.168.1.13:80",
+        "              -> 192.168.1.13:80, the least; of 3 equals the first in the list",
         "                192.168.1.13:80  (0*256 + 1)/1 = 1",
         "                192.168.1.12:80  (0*256 + 0)/1 = 0",
-        "              -> 192.168.1.12:80",
+        "              -> 192.168.1.12:80, the least; of 2 equals the first in the list",
         "24 packets: 20 forwarded, 1 answered, 3 passed, 0 held, 0 dropped",
     ];
     assert_lines(&story, &wanted);

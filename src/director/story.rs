@@ -4,6 +4,7 @@ use super::probe::{Probe, Step};
 use super::verdict::Verdict;
 use crate::conn::{Conn, Direction, State};
 use crate::lvs::{Endpoint, Flow, Protocol};
+use crate::sched::About;
 use crate::time::{Duration, Instant};
 use crate::wire::Packet;
 
@@ -147,14 +148,24 @@ impl Teller {
             return;
         };
         self.say("pick", format!("{scheduler} ({})", rule_of(scheduler)));
+        let name = |index: usize| reals.get(index).map(|real| real.key.to_string());
+        let chosen = chosen.and_then(name);
+        let mut choice = format!("-> {}", chosen.as_deref().unwrap_or("nobody"));
         for note in *notes {
-            let server = reals.get(note.index).map(|real| real.key.to_string());
-            let text = format!("  {}  {}", server.unwrap_or_default(), note.text);
-            self.say("", text);
+            let text = &note.text;
+            match note.about {
+                About::Search => self.say("", format!("  {text}")),
+                About::Server(index) => {
+                    let server = name(index).unwrap_or_default();
+                    self.say("", format!("  {server}  {text}"));
+                }
+                About::Choice => {
+                    let comma = if choice.contains(',') { ";" } else { "," };
+                    choice += &format!("{comma} {text}");
+                }
+            }
         }
-        let chosen = chosen.and_then(|index| reals.get(index));
-        let chosen = chosen.map_or_else(|| "nobody".to_string(), |real| real.key.to_string());
-        self.say("", format!("-> {chosen}"));
+        self.say("", choice);
     }
 }
 
@@ -275,9 +286,9 @@ fn rule_of(scheduler: &str) -> &'static str {
         "nq" => "an idle one, else the least (active + 1)/weight",
         "lblc" => "who had this target before, else the least loaded",
         "lblcr" => "the least loaded of a set for this target",
-        "dh" => "by a hash of the target",
-        "sh" => "by a hash of the client",
-        "mh" => "by a hash of the client, Maglev's table",
+        "dh" => "by a hash of the target; slots are dealt out in turn",
+        "sh" => "by a hash of the client; slots are dealt out by weight",
+        "mh" => "by a hash of the client; slots are claimed by weight, as Maglev does",
         "fo" => "the heaviest",
         "ovf" => "the heaviest that is not full",
         "twos" => "the less loaded of two drawn by chance",

@@ -6,9 +6,9 @@
 //! slot is not usable, nobody is chosen: there is no second choice. Adding or removing a server deals
 //! anew.
 //!
-//! A story tells the slot.
+//! A story tells the hash, the slot and how many slots its server has.
 
-use super::hash::{fold, hash_32};
+use super::hash::{fold, hash_32, hash_32_words};
 use super::{Change, PickContext, Place, Scheduler};
 use crate::lvs::RealServer;
 
@@ -42,10 +42,24 @@ impl Scheduler for DestinationHash {
     }
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        let slot = hash_32(fold(context.flow.target.address), SLOTS_BITS);
+        let target = context.flow.target.address;
+        let value = fold(target);
+        let slot = hash_32(value, SLOTS_BITS);
+        context.remark(|| hash_32_words(&format!("target {target}"), value, SLOTS_BITS, slot));
         let index = self.slots.get(slot as usize)?.find(reals)?;
         let usable = reals[index].usable();
-        context.note_slot(slot, index, &reals[index]);
+        context.remark(|| {
+            let (servers, number) = (reals.len(), slot as usize % reals.len());
+            format!(
+                "dealt out to {servers} servers: {slot} mod {servers} = {number} behind the head"
+            )
+        });
+        let of = || super::slots_of(&self.slots, &reals[index]);
+        context.note_slot(slot, index, &reals[index], of);
+        context.because(|| match usable {
+            true => super::slot_words(0),
+            false => super::no_slot_words(1),
+        });
         usable.then_some(index)
     }
 }

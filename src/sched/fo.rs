@@ -20,13 +20,19 @@ impl Scheduler for Failover {
     fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        for (index, real) in reals.iter().enumerate() {
-            if real.usable() {
-                context.note(index, || format!("weight {}", real.weight.0));
-            } else {
-                context.note_unusable(index, real);
-            }
+        if context.notes.is_some() {
+            note_weights(reals, context);
         }
-        heaviest(reals, RealServer::usable)
+        heaviest(reals, context, RealServer::usable, "the highest weight")
+    }
+}
+
+fn note_weights(reals: &[RealServer], context: &mut PickContext<'_>) {
+    for (index, real) in reals.iter().enumerate() {
+        if real.usable() {
+            context.note(index, || format!("weight {}", real.weight.0));
+        } else {
+            context.note_unusable(index, real);
+        }
     }
 }

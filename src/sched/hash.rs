@@ -22,6 +22,12 @@ pub const fn hash_32(value: u32, bits: u32) -> u32 {
     value.wrapping_mul(0x61c8_8647) >> (32 - bits)
 }
 
+/// How [`hash_32`] came to `slot`, for a story.
+pub fn hash_32_words(of: &str, value: u32, bits: u32, slot: u32) -> String {
+    let (shift, slots) = (32 - bits, 1 << bits);
+    format!("{of}: ({value:#x} * 0x61c88647 mod 2^32) >> {shift} = slot {slot} of {slots}")
+}
+
 /// SipHash-1-3 (Aumasson, Bernstein 2012) of the four bytes of `word`, least significant first, cut to
 /// 32 bits. `key` is both halves of the key.
 pub const fn siphash_1_3(word: u32, key: u64) -> u32 {

@@ -6,7 +6,8 @@
 //! many as its own. Otherwise weighted least connection finds a server, which is remembered in its
 //! place. A remembered server is not asked whether it is overloaded, as in the kernel.
 //!
-//! A story tells whether the target was remembered, and if nobody was, the quotients of wlc.
+//! A story tells who was remembered for the target and whether that one can bear it, and if not, the
+//! quotients of wlc.
 
 use super::cache::Cache;
 use super::{Change, PickContext, Place, Scheduler, least_per_weight, overhead, overhead_words};
@@ -29,34 +30,58 @@ impl Scheduler for LocalityBased {
         let (target, now) = (context.flow.target.address, context.now);
         let expiration_s = context.tunables.lblc_expiration;
         let Some(remembered) = self.cache.touch(target, now, expiration_s) else {
+            context.remark(|| format!("nobody is remembered for {target}"));
             let index = least_per_weight(reals, context, overhead, overhead_words)?;
             let place = Place::of((index, &reals[index]));
             self.cache.insert(target, place, now);
+            context.because(|| format!("remembered for {target}"));
             return Some(index);
         };
         if let Some(index) = remembered.find(reals) {
+            *remembered = Place::of((index, &reals[index]));
             let real = &reals[index];
-            if real.weight.0 > 0 && !is_too_busy(real, reals) {
-                context.note(index, || format!("remembered for {target}"));
+            let stays = real.weight.0 > 0 && !is_too_busy(real, reals);
+            context.note(index, || {
+                format!("had {target} last: {}", burden(real, reals))
+            });
+            if stays {
+                context.because(|| "who keeps it".to_string());
                 return Some(index);
             }
-            let why = if real.weight.0 > 0 {
-                "too busy"
-            } else {
-                "weight 0"
-            };
-            context.note(index, || format!("remembered for {target}, but {why}"));
+        } else {
+            context.remark(|| format!("the one remembered for {target} is gone"));
         }
         let index = least_per_weight(reals, context, overhead, overhead_words)?;
         *remembered = Place::of((index, &reals[index]));
+        context.because(|| format!("remembered for {target}"));
         Some(index)
+    }
+}
+
+/// How much a server bears that had the target, against [`is_too_busy`], for a story.
+pub(super) fn burden(real: &RealServer, reals: &[RealServer]) -> String {
+    let (active, weight) = (real.active(), real.weight.0);
+    if weight == 0 {
+        return "weight 0".to_string();
+    }
+    if i64::from(active) <= i64::from(weight) {
+        return format!("{active} active <= weight {weight}");
+    }
+    match reals.iter().find(|other| is_half_idle(other)) {
+        Some(other) => {
+            let (key, less, its) = (other.key, other.active(), other.weight.0);
+            format!("{active} active > weight {weight}, and {key} has 2*{less} < weight {its}")
+        }
+        None => format!("{active} active > weight {weight}, but nobody has 2*active < weight"),
     }
 }
 
 /// Has `real` more active connections than its weight while somebody has less than half as many?
 pub(super) fn is_too_busy(real: &RealServer, reals: &[RealServer]) -> bool {
-    let active = |real: &RealServer| i64::from(real.active());
-    let weight = |real: &RealServer| i64::from(real.weight.0);
-    let half_idle = |other: &RealServer| active(other) * 2 < weight(other);
-    active(real) > weight(real) && reals.iter().any(half_idle)
+    i64::from(real.active()) > i64::from(real.weight.0) && reals.iter().any(is_half_idle)
+}
+
+/// Has it less than half as many active connections as its weight?
+fn is_half_idle(real: &RealServer) -> bool {
+    i64::from(real.active()) * 2 < i64::from(real.weight.0)
 }

@@ -6,12 +6,14 @@
 //! none, weighted least connection finds a server, which joins the set. When a set of several has not
 //! changed for a day (`lblcr_expiration`), its most loaded member leaves.
 //!
-//! A story tells who of the set was looked at, and if nobody was good enough, the quotients of wlc.
+//! A story tells the quotients of the set and whether its least loaded can bear it, and if not, the
+//! quotients of wlc.
 
 use super::cache::Cache;
-use super::lblc::is_too_busy;
+use super::lblc::{burden, is_too_busy};
 use super::{
     Change, PickContext, Place, Scheduler, is_less, least_per_weight, overhead, overhead_words,
+    quotient,
 };
 use crate::lvs::RealServer;
 use crate::time::{Duration, Instant};
@@ -41,35 +43,48 @@ impl Scheduler for LocalityBasedReplicated {
         let (target, now) = (context.flow.target.address, context.now);
         let expiration_s = context.tunables.lblcr_expiration;
         let Some(members) = self.cache.touch(target, now, expiration_s) else {
+            context.remark(|| format!("nobody is remembered for {target}"));
             let index = least_per_weight(reals, context, overhead, overhead_words)?;
             let members = Members {
                 places: vec![Place::of((index, &reals[index]))],
                 last_change: now,
             };
             self.cache.insert(target, members, now);
+            context.because(|| format!("first of the set of {target}"));
             return Some(index);
         };
+        members.note_all(reals, context);
         let candidate = members.least_loaded(reals);
         members.shrink(reals, now, expiration_s);
         if let Some(index) = candidate {
-            if !is_too_busy(&reals[index], reals) {
-                context.note(index, || format!("least loaded of the set of {target}"));
+            let real = &reals[index];
+            context.note(index, || {
+                format!("the least of the set of {target}: {}", burden(real, reals))
+            });
+            if !is_too_busy(real, reals) {
+                context.because(|| "who keeps it".to_string());
                 return Some(index);
             }
-            context.note(index, || {
-                format!("least loaded of the set of {target}, but too busy")
-            });
         }
         let index = least_per_weight(reals, context, overhead, overhead_words)?;
-        members.join(Place::of((index, &reals[index])), now);
+        let joins = members.join(Place::of((index, &reals[index])), now);
+        context.because(|| {
+            let words = if joins { "joins" } else { "is already of" };
+            format!("{words} the set of {target}")
+        });
         Some(index)
     }
 }
 
 impl Members {
-    /// The usable member with the least overhead per weight; of equals the newest.
-    fn least_loaded(&self, reals: &[RealServer]) -> Option<usize> {
-        let present = self.places.iter().filter_map(|place| place.find(reals));
+    /// The usable member with the least overhead per weight; of equals the newest. Remembers where
+    /// each stands now.
+    fn least_loaded(&mut self, reals: &[RealServer]) -> Option<usize> {
+        let present = self.places.iter_mut().filter_map(|place| {
+            let index = place.find(reals)?;
+            place.index = index;
+            Some(index)
+        });
         let usable = present.filter(|index| reals[*index].usable());
         usable.reduce(|least, index| {
             if is_less_loaded(&reals[index], &reals[least]) {
@@ -78,6 +93,23 @@ impl Members {
                 least
             }
         })
+    }
+
+    /// Notes what every member bears, in the order of looking.
+    fn note_all(&self, reals: &[RealServer], context: &mut PickContext<'_>) {
+        if context.notes.is_none() {
+            return;
+        }
+        for index in self.places.iter().filter_map(|place| place.find(reals)) {
+            let real = &reals[index];
+            if !real.usable() {
+                context.note_unusable(index, real);
+                continue;
+            }
+            let (load, weight) = (overhead(real), real.weight.0.unsigned_abs().into());
+            let (words, load) = (overhead_words(real), quotient(load, weight));
+            context.note(index, || format!("of the set: ({words})/{weight} = {load}"));
+        }
     }
 
     /// A set of several that has not changed for so many seconds loses its most loaded member; with
@@ -105,12 +137,14 @@ impl Members {
         }
     }
 
-    /// Takes in a server that is not yet a member.
-    fn join(&mut self, newcomer: Place, now: Instant) {
-        if self.places.iter().all(|place| place.id != newcomer.id) {
+    /// Takes in a server that is not yet a member; was it none?
+    fn join(&mut self, newcomer: Place, now: Instant) -> bool {
+        let is_new = self.places.iter().all(|place| place.id != newcomer.id);
+        if is_new {
             self.places.insert(0, newcomer);
             self.last_change = now;
         }
+        is_new
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! A story tells each server's overhead: `2*256 + 1 = 513`.
 
-use super::{Change, PickContext, Scheduler, overhead};
+use super::{Change, PickContext, Scheduler, of_equals, overhead};
 use crate::lvs::RealServer;
 
 /// Needs no memory: the servers' counters are all it looks at.
@@ -34,6 +34,11 @@ impl Scheduler for LeastConnection {
                 least = Some((index, load));
             }
         }
-        least.map(|(index, _)| index)
+        let (index, least_load) = least?;
+        context.because(|| {
+            let equal = |real: &&RealServer| real.usable() && overhead(real) == least_load;
+            of_equals("the least", reals.iter().filter(equal).count())
+        });
+        Some(index)
     }
 }

@@ -11,7 +11,7 @@
 //! Shares come from the last weights that were not 0: a quiesced server keeps its slots, so that its
 //! clients come back to it. A server that never had a weight has none.
 //!
-//! A story tells the slots that were looked at.
+//! A story tells the hash, the slots that were looked at, and how many slots their servers have.
 
 use super::hash::{fold, siphash_1_3};
 use super::{Change, PickContext, Place, Scheduler, greatest_common_divisor};
@@ -61,19 +61,33 @@ impl Scheduler for MaglevHash {
         };
         let client = fold(source.address).wrapping_add(port.into());
         let slot = slot_of(client);
+        context.remark(|| {
+            let who = super::client_words(source, port);
+            format!("{who}: SipHash-1-3 of {client:#x} mod {SLOTS} = slot {slot} of {SLOTS}")
+        });
         let fallback = context.flags.has(ServiceFlags::SCHED_1);
         let others = (0..if fallback { SLOTS } else { 0 }).map(|step| {
             let offset = (step + slot) % SLOTS;
             slot_of(client.wrapping_add(offset))
         });
-        for slot in [slot].into_iter().chain(others) {
+        for (looked, slot) in [slot].into_iter().chain(others).enumerate() {
             let index = self.slots.get(slot as usize)?.find(reals)?;
             let usable = reals[index].usable();
-            context.note_slot(slot, index, &reals[index]);
+            let of = || super::slots_of(&self.slots, &reals[index]);
+            context.note_slot(slot, index, &reals[index], of);
             if usable {
+                context.because(|| super::slot_words(looked));
                 return Some(index);
             }
+            if fallback && looked == 0 {
+                context.remark(|| {
+                    let next = (slot + 1) % SLOTS;
+                    format!("fallback: hashed again with {slot} added, then {next}, ...")
+                });
+            }
         }
+        let slots = if fallback { SLOTS as usize + 1 } else { 1 };
+        context.because(|| super::no_slot_words(slots));
         None
     }
 }

@@ -4,12 +4,13 @@
 //!
 //! `reals` is always in the kernel's order: the newest server first.
 
-use crate::lvs::{Flow, RealServer, ServiceFlags, Tunables};
+use crate::lvs::{Endpoint, Flow, RealServer, ServiceFlags, Tunables, Weight};
 use crate::rng::Rng;
 use crate::time::Instant;
 
 mod cache;
 mod hash;
+mod note;
 
 pub mod dh;
 pub mod fo;
@@ -26,6 +27,9 @@ pub mod twos;
 pub mod wlc;
 pub mod wrr;
 
+use note::of_equals;
+pub use note::{About, Note};
+
 /// What a scheduler may know of the new connection.
 pub struct PickContext<'a> {
     /// Client to VIP.
@@ -40,46 +44,6 @@ pub struct PickContext<'a> {
     pub rng: &'a mut Rng,
     /// Takes the numbers that were compared, when a story is told.
     pub notes: Option<&'a mut Vec<Note>>,
-}
-
-/// One real server as the scheduler weighed it, for the story of a pick.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// Number of the server in `reals`.
-    pub index: usize,
-    /// What was computed or why it was passed over, in the scheduler's own terms:
-    /// `(2*256 + 0)/1 = 512`, `weight 0`, `overloaded`.
-    pub text: String,
-}
-
-impl PickContext<'_> {
-    /// Notes `text` about server `index`; the text is only made when somebody listens.
-    pub fn note(&mut self, index: usize, text: impl FnOnce() -> String) {
-        if let Some(notes) = &mut self.notes {
-            notes.push(Note {
-                index,
-                text: text(),
-            });
-        }
-    }
-
-    /// Notes why a server that is not usable was passed over.
-    pub fn note_unusable(&mut self, index: usize, real: &RealServer) {
-        let why = if real.overloaded() {
-            "overloaded"
-        } else {
-            "weight 0"
-        };
-        self.note(index, || why.to_string());
-    }
-
-    /// Notes that `slot` of a table belongs to server `index`, and whether that can be chosen.
-    fn note_slot(&mut self, slot: u32, index: usize, real: &RealServer) {
-        self.note(index, || format!("slot {slot}"));
-        if !real.usable() {
-            self.note_unusable(index, real);
-        }
-    }
 }
 
 /// How a service's list of real servers changed.
@@ -134,6 +98,12 @@ pub fn by_name(name: &str, reals: &[RealServer]) -> Option<Box<dyn Scheduler>> {
     })
 }
 
+/// Is all that this scheduler remembers a table made of the list of real servers? Then a fresh one is
+/// as good as one that was told of the change, and can be made before anybody has to wait for it.
+pub fn is_table(name: &str) -> bool {
+    ["dh", "sh", "mh"].contains(&name)
+}
+
 /// Names of all schedulers that `by_name` knows.
 pub const NAMES: [&str; 14] = [
     "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos",
@@ -170,19 +140,35 @@ impl Place {
         Place { index: 0, id }
     }
 
-    /// Its number in this list.
+    /// Its number in this list. Lists change server by server, so it is looked for from where it
+    /// stood, outwards.
     fn find(self, reals: &[RealServer]) -> Option<usize> {
         let is_it = |real: &RealServer| real.live.id == self.id;
-        match reals.get(self.index) {
-            Some(real) if is_it(real) => Some(self.index),
-            _ => reals.iter().position(is_it),
+        let (before, behind) = reals.split_at(self.index.min(reals.len()));
+        for distance in 0..before.len().max(behind.len()) {
+            if behind.get(distance).is_some_and(is_it) {
+                return Some(before.len() + distance);
+            }
+            let at = before.len().checked_sub(distance + 1);
+            if let Some(at) = at.filter(|at| is_it(&before[*at])) {
+                return Some(at);
+            }
         }
+        None
     }
 
     /// Number of the server behind `last`; the head if there is none.
     fn behind(last: Option<Place>, reals: &[RealServer]) -> usize {
         last.and_then(|last| last.find(reals))
             .map_or(0, |index| index + 1)
+    }
+}
+
+/// Where a search that begins with number `start` of the list begins, for a story.
+fn start_words(start: usize, reals: &[RealServer]) -> String {
+    match start.checked_sub(1).and_then(|last| reals.get(last)) {
+        Some(last) => format!("begin behind {}, chosen last", last.key),
+        None => "begin at the head of the list".to_string(),
     }
 }
 
@@ -210,16 +196,38 @@ fn least_per_weight(
             least = Some((index, load, weight));
         }
     }
-    least.map(|(index, ..)| index)
+    let (index, least_load, least_weight) = least?;
+    context.because(|| {
+        let equal = |real: &&RealServer| {
+            let weight = real.weight.0.unsigned_abs().into();
+            real.usable() && !is_less(least_load, least_weight, load(real), weight)
+        };
+        of_equals("the least", reals.iter().filter(equal).count())
+    });
+    Some(index)
 }
 
-/// The eligible server with the highest weight; of equals the first in the list.
-fn heaviest(reals: &[RealServer], eligible: fn(&RealServer) -> bool) -> Option<usize> {
-    let numbered = reals.iter().enumerate();
-    let eligible = numbered.filter(|(_, real)| eligible(real));
-    // Of equals `max_by_key` takes the last, hence from the end.
-    let heaviest = eligible.rev().max_by_key(|(_, real)| real.weight);
-    heaviest.map(|(index, _)| index)
+/// The eligible server with the highest weight; of equals the first in the list. `words` says for a
+/// story what that is.
+fn heaviest(
+    reals: &[RealServer],
+    context: &mut PickContext<'_>,
+    eligible: fn(&RealServer) -> bool,
+    words: &str,
+) -> Option<usize> {
+    let mut found: Option<(usize, Weight)> = None;
+    for (index, real) in reals.iter().enumerate() {
+        // The weight is at hand; what `eligible` asks for is in memory elsewhere.
+        if found.is_none_or(|(_, weight)| real.weight > weight) && eligible(real) {
+            found = Some((index, real.weight));
+        }
+    }
+    let (index, heaviest) = found?;
+    context.because(|| {
+        let equal = |real: &&RealServer| eligible(real) && real.weight == heaviest;
+        of_equals(words, reals.iter().filter(equal).count())
+    });
+    Some(index)
 }
 
 /// Is `load_a/weight_a` less than `load_b/weight_b`?
@@ -232,6 +240,36 @@ fn quotient(load: u64, weight: u64) -> String {
     match load.checked_rem(weight) {
         Some(0) => (load / weight).to_string(),
         _ => format!("{:.2}", load as f64 / weight as f64),
+    }
+}
+
+/// Who was hashed, for a story; port 0 was not.
+fn client_words(source: Endpoint, port: u16) -> String {
+    match port {
+        0 => format!("client {}", source.address),
+        port => format!("client {}, plus port {port}", source.address),
+    }
+}
+
+/// How many slots of a table are this server's, for a story.
+fn slots_of(slots: &[Place], real: &RealServer) -> usize {
+    let its = |place: &&Place| place.id == real.live.id;
+    slots.iter().filter(its).count()
+}
+
+/// Why the server of a slot is chosen that was looked at after so many others, for a story.
+fn slot_words(others: usize) -> String {
+    match others {
+        0 => "whose slot it is".to_string(),
+        _ => format!("whose slot is the first of {} that can be used", others + 1),
+    }
+}
+
+/// Why nobody is chosen after so many slots, for a story.
+fn no_slot_words(slots: usize) -> String {
+    match slots {
+        1 => "and there is no second choice".to_string(),
+        _ => format!("in {slots} slots"),
     }
 }
 

@@ -22,20 +22,32 @@ impl Scheduler for Overflow {
     fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        for (index, real) in reals.iter().enumerate() {
-            if real.usable() {
-                let sign = if has_room(real) { "<=" } else { ">" };
-                let (active, weight) = (real.active(), real.weight.0);
-                context.note(index, || format!("{active} active {sign} weight {weight}"));
-            } else {
-                context.note_unusable(index, real);
-            }
+        if context.notes.is_some() {
+            note_room(reals, context);
         }
-        heaviest(reals, |real| real.usable() && has_room(real))
+        let eligible = |real: &RealServer| real.usable() && has_room(real);
+        heaviest(
+            reals,
+            context,
+            eligible,
+            "the highest weight of those with room",
+        )
     }
 }
 
 /// Not above its weight.
 fn has_room(real: &RealServer) -> bool {
     i64::from(real.active()) <= i64::from(real.weight.0)
+}
+
+fn note_room(reals: &[RealServer], context: &mut PickContext<'_>) {
+    for (index, real) in reals.iter().enumerate() {
+        if real.usable() {
+            let sign = if has_room(real) { "<=" } else { ">" };
+            let (active, weight) = (real.active(), real.weight.0);
+            context.note(index, || format!("{active} active {sign} weight {weight}"));
+        } else {
+            context.note_unusable(index, real);
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! taken by the one before it, so nobody loses a turn. New servers come to the head of the list and
 //! get their turn after the end of the present lap.
 //!
-//! A story tells who was passed over and who was next in turn.
+//! A story tells where the search began, who was passed over, and who was next in turn.
 
 use super::{Change, PickContext, Place, Scheduler};
 use crate::lvs::RealServer;
@@ -33,10 +33,11 @@ impl Scheduler for RoundRobin {
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
         let start = Place::behind(self.last, reals);
+        context.remark(|| super::start_words(start, reals));
         for index in (start..reals.len()).chain(0..start) {
             let real = &reals[index];
             if real.usable() {
-                context.note(index, || "next in turn".to_string());
+                context.because(|| "next in turn".to_string());
                 self.last = Some(Place::of((index, real)));
                 return Some(index);
             }

@@ -7,9 +7,9 @@
 //! When the server of the slot is not usable, nobody is chosen. With flag `sh-fallback` all slots are
 //! tried, one after the other, beginning at twice the number of the one that failed.
 //!
-//! A story tells the slots that were looked at.
+//! A story tells the hash, the slots that were looked at, and how many slots their servers have.
 
-use super::hash::{fold, hash_32};
+use super::hash::{fold, hash_32, hash_32_words};
 use super::{Change, PickContext, Place, Scheduler};
 use crate::lvs::{RealServer, ServiceFlags};
 
@@ -47,20 +47,31 @@ impl Scheduler for SourceHash {
         } else {
             0
         };
-        let hash = hash_32(fold(source.address).wrapping_add(port.into()), SLOTS_BITS);
+        let value = fold(source.address).wrapping_add(port.into());
+        let hash = hash_32(value, SLOTS_BITS);
+        context
+            .remark(|| hash_32_words(&super::client_words(source, port), value, SLOTS_BITS, hash));
         let fallback = context.flags.has(ServiceFlags::SCHED_1);
         let others = (0..if fallback { SLOTS } else { 0 }).map(|step| {
             let offset = (step + hash) % SLOTS;
             (hash + offset) % SLOTS
         });
-        for slot in [hash].into_iter().chain(others) {
+        for (looked, slot) in [hash].into_iter().chain(others).enumerate() {
             let index = self.slots.get(slot as usize)?.find(reals)?;
             let usable = reals[index].usable();
-            context.note_slot(slot, index, &reals[index]);
+            let of = || super::slots_of(&self.slots, &reals[index]);
+            context.note_slot(slot, index, &reals[index], of);
             if usable {
+                context.because(|| super::slot_words(looked));
                 return Some(index);
             }
+            if fallback && looked == 0 {
+                let next = 2 * hash % SLOTS;
+                context.remark(|| format!("fallback: from slot 2*{hash} mod {SLOTS} = {next} on"));
+            }
         }
+        let slots = if fallback { SLOTS as usize + 1 } else { 1 };
+        context.because(|| super::no_slot_words(slots));
         None
     }
 }

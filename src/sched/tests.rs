@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Change, NAMES, Note, PickContext, Scheduler, by_name};
+use super::{About, Change, NAMES, Note, PickContext, Scheduler, by_name};
 use crate::lvs::{
     Endpoint, Flow, ForwardMethod, Protocol, RealKey, RealLive, RealServer, ServiceFlags,
     Thresholds, Tunables, Weight,
@@ -118,13 +118,17 @@ impl Bench {
         (0..count).map(|_| letter(self.pick())).collect()
     }
 
-    /// Picks once and tells the story: `A: words`, in the order of looking.
+    /// Picks once and tells the story: `A: words` for servers, `-> words` for the choice.
     fn story(&mut self) -> String {
         let mut notes = Vec::new();
         self.ask(Some(&mut notes));
-        let lines = notes.iter().map(|note| {
-            let letter = char::from(b'A' + self.reals[note.index].live.id as u8);
-            format!("{letter}: {}", note.text)
+        let lines = notes.iter().map(|note| match note.about {
+            About::Search => note.text.clone(),
+            About::Server(index) => {
+                let letter = char::from(b'A' + self.reals[index].live.id as u8);
+                format!("{letter}: {}", note.text)
+            }
+            About::Choice => format!("-> {}", note.text),
         });
         lines.collect::<Vec<_>>().join("; ")
     }
@@ -253,20 +257,24 @@ fn stories() {
     bench.reals[2].live.inactive.store(1, Relaxed);
     assert_eq!(
         bench.story(),
-        "C: weight 0; B: (0*256 + 0)/1 = 0; A: (2*256 + 1)/3 = 171"
+        "C: weight 0; B: (0*256 + 0)/1 = 0; A: (2*256 + 1)/3 = 171; -> the least"
     );
     bench.reals[2].live.inactive.store(2, Relaxed);
-    assert!(bench.story().ends_with("A: (2*256 + 2)/3 = 171.33"));
+    assert!(bench.story().contains("A: (2*256 + 2)/3 = 171.33;"));
     bench.scheduler = by_name("lc", &bench.reals).unwrap();
-    assert!(bench.story().ends_with("A: 2*256 + 2 = 514"));
+    assert!(bench.story().ends_with("A: 2*256 + 2 = 514; -> the least"));
     bench.scheduler = by_name("wrr", &bench.reals).unwrap();
     assert_eq!(
         bench.story(),
-        "C: weight 0; B: weight 1 < level 3; A: weight 3 >= level 3"
+        "begin at the head of the list, at level 3; C: weight 0; B: weight 1 < level 3; \
+         A: weight 3 >= level 3; -> its turn in this lap"
     );
     bench.scheduler = by_name("rr", &bench.reals).unwrap();
     bench.reals[1].live.overloaded.store(true, Relaxed);
-    assert_eq!(bench.story(), "C: weight 0; B: overloaded; A: next in turn");
+    assert_eq!(
+        bench.story(),
+        "begin at the head of the list; C: weight 0; B: overloaded; -> next in turn"
+    );
 }
 
 #[test]
@@ -309,13 +317,14 @@ fn sh_falls_back_only_if_told() {
 fn mh_clients() {
     let mut bench = Bench::new("mh", &[2, 1, 1]);
     let cases = [
-        ([192, 0, 2, 1], 'B', "slot 2891"),
-        ([198, 51, 100, 7], 'B', "slot 924"),
-        ([203, 0, 113, 200], 'A', "slot 3310"),
+        ([192, 0, 2, 1], "B: slot 2891, one of its 1023;"),
+        ([198, 51, 100, 7], "B: slot 924, one of its 1023;"),
+        ([203, 0, 113, 200], "A: slot 3310, one of its 2046;"),
     ];
-    for (client, letter, slot) in cases {
+    for (client, words) in cases {
         bench.flow.source.address = client.into();
-        assert_eq!(bench.story(), format!("{letter}: {slot}"));
+        let story = bench.story();
+        assert!(story.contains(words), "{story}");
     }
 }
 
@@ -343,7 +352,10 @@ fn lblc_stays_while_it_can() {
     let mut bench = Bench::new("lblc", &[2, 2]);
     // Three connections are more than the weight, and A, with none, has less than half of its own.
     assert_eq!(bench.picks(4), "BBBA");
-    assert_eq!(bench.story(), "A: remembered for 10.0.0.1");
+    assert_eq!(
+        bench.story(),
+        "A: had 10.0.0.1 last: 1 active <= weight 2; -> who keeps it"
+    );
     bench.reals[1].live.overloaded.store(true, Relaxed);
     assert_eq!(
         bench.picks(1),
@@ -352,7 +364,7 @@ fn lblc_stays_while_it_can() {
     );
     bench.edit(0, 0);
     assert_eq!(bench.picks(1), "B");
-    assert_eq!(bench.story(), "B: remembered for 10.0.0.1");
+    assert!(bench.story().starts_with("B: had 10.0.0.1 last: "));
 }
 
 #[test]
@@ -368,7 +380,12 @@ fn lblcr_spreads_under_load_and_shrinks_with_time() {
     let mut bench = Bench::new("lblcr", &[2, 2]);
     // B until it has three; A joins; then the least loaded of both.
     assert_eq!(bench.picks(7), "BBBAAAA");
-    assert_eq!(bench.story(), "B: least loaded of the set of 10.0.0.1");
+    assert_eq!(
+        bench.story(),
+        "A: of the set: (4*256 + 0)/2 = 512; B: of the set: (3*256 + 0)/2 = 384; \
+         B: the least of the set of 10.0.0.1: 3 active > weight 2, but nobody has 2*active < \
+         weight; -> who keeps it"
+    );
     // After a day without a change the most loaded leaves; the target itself stays in use.
     for hour in 1..=25 {
         bench.now = Instant::ZERO + Duration::from_secs(hour * 3600);

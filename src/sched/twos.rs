@@ -6,7 +6,7 @@
 //! second is taken only if its [`overhead`] per weight is less than the first one's.
 //!
 //! A story tells the two numbers and the quotients of the servers they named:
-//! `draw 3 of 0..=4: (2*256 + 0)/1 = 512`.
+//! `draw 3 of 0..=4, the weights up to here make 4: (2*256 + 0)/1 = 512`.
 
 use super::{Change, PickContext, Scheduler, is_less, overhead, overhead_words, quotient};
 use crate::lvs::RealServer;
@@ -31,11 +31,16 @@ impl Scheduler for PowerOfTwo {
         let second = draw(reals, sum, context)?;
         let [(load_1, weight_1), (load_2, weight_2)] =
             [first, second].map(|index| (overhead(&reals[index]), usable_weight(&reals[index])));
-        if is_less(load_2, weight_2, load_1, weight_1) {
-            Some(second)
-        } else {
-            Some(first)
-        }
+        let second_wins = is_less(load_2, weight_2, load_1, weight_1);
+        context.because(|| {
+            let words = match (first == second, second_wins) {
+                (true, _) => "both draws named it",
+                (false, true) => "the second draw has less",
+                (false, false) => "the first draw; the second has not less",
+            };
+            words.to_string()
+        });
+        Some(if second_wins { second } else { first })
     }
 }
 
@@ -51,7 +56,10 @@ fn draw(reals: &[RealServer], sum: u64, context: &mut PickContext<'_>) -> Option
         let (real, weight) = (&reals[index], usable_weight(&reals[index]));
         let load = quotient(overhead(real), weight);
         let words = overhead_words(real);
-        format!("draw {drawn} of 0..={sum}: ({words})/{weight} = {load}")
+        format!(
+            "draw {drawn} of 0..={sum}, the weights up to here make {reached}: \
+             ({words})/{weight} = {load}"
+        )
     });
     Some(index)
 }

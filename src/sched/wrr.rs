@@ -9,7 +9,8 @@
 //! step. So a service that was built up server by server starts at level 1: its first lap takes every
 //! server once.
 //!
-//! A story tells each server's weight against the level at which it was looked at.
+//! A story tells where the search began, and each server's weight against the level at which it was
+//! looked at.
 
 use super::{Change, PickContext, Place, Scheduler, greatest_common_divisor};
 use crate::lvs::RealServer;
@@ -61,11 +62,16 @@ impl Scheduler for WeightedRoundRobin {
             return None;
         }
         let start = Place::behind(self.last, reals);
+        context.remark(|| {
+            let (words, level) = (super::start_words(start, reals), self.level);
+            format!("{words}, at level {level}")
+        });
         let chosen = self.walk(reals, start, context).or_else(|| {
-            self.start_next_lap(reals)
-                .then(|| self.walk(reals, 0, context))
-                .flatten()
+            let goes_on = self.start_next_lap(reals);
+            context.remark(|| self.lap_words(goes_on));
+            goes_on.then(|| self.walk(reals, 0, context)).flatten()
         })?;
+        context.because(|| "its turn in this lap".to_string());
         self.last = Some(Place::of((chosen, &reals[chosen])));
         Some(chosen)
     }
@@ -93,6 +99,18 @@ impl WeightedRoundRobin {
         None
     }
 
+    /// What comes behind the end of the list, for a story.
+    fn lap_words(&self, goes_on: bool) -> String {
+        let (level, step, top) = (self.level, self.step, self.top);
+        if goes_on {
+            format!(
+                "end of the lap; the next is at level {level} ({top} at most, in steps of {step})"
+            )
+        } else {
+            "end of the lap, and nobody for a next one".to_string()
+        }
+    }
+
     /// Goes to the next lap that takes somebody; false if no lap would. The laps in between, whose
     /// level nobody reaches, are skipped in one stride.
     fn start_next_lap(&mut self, reals: &[RealServer]) -> bool {
@@ -118,9 +136,13 @@ impl WeightedRoundRobin {
 fn measure(reals: &[RealServer]) -> (i32, i32) {
     let weights = reals.iter().map(|real| real.weight.0);
     let highest = weights.clone().max().unwrap_or(0);
-    let step = weights
-        .filter(|weight| *weight > 0)
-        .fold(0, greatest_common_divisor)
-        .max(1);
+    let mut step = 0;
+    for weight in weights.filter(|weight| *weight > 0) {
+        step = greatest_common_divisor(step, weight);
+        if step == 1 {
+            break;
+        }
+    }
+    let step = step.max(1);
     (step, highest - (step - 1))
 }
