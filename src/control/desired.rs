@@ -8,7 +8,7 @@ use super::meter::Meter;
 use crate::config::RealSpec;
 use crate::director::snapshot::Service;
 use crate::lvs::{RealKey, RealServer, ServiceKey, ServiceSpec};
-use crate::sched::{Change, Scheduler};
+use crate::sched::{self, Change, Scheduler};
 
 /// The desired services by name.
 pub(super) type Services = BTreeMap<ServiceKey, Desired>;
@@ -69,14 +69,26 @@ impl Desired {
         Arc::clone(self.in_force.get_or_insert_with(make))
     }
 
-    /// Tells the scheduler of a change of the list, once for each.
+    /// Tells the scheduler of a change of the list, once for each. Workers that have a connection to
+    /// schedule wait for the lock meanwhile, so what takes long is done before and behind it.
     pub fn tell_scheduler(&mut self, change: Change) {
         self.in_force = None;
-        if let Some(scheduler) = &self.scheduler {
-            // A worker that panicked inside a pick leaves the lock poisoned; the daemon is stopping
-            // then, and the order to stop must still get out.
-            let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
-            scheduler.changed(&self.reals, change);
-        }
+        let Some(scheduler) = &self.scheduler else {
+            return;
+        };
+        let name = &self.spec.scheduler;
+        let fresh = sched::is_table(name).then(|| sched::by_name(name, &self.reals));
+        // A worker that panicked inside a pick leaves the lock poisoned; the daemon is stopping
+        // then, and the order to stop must still get out.
+        let mut scheduler = scheduler.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match fresh.flatten() {
+            Some(fresh) => Some(std::mem::replace(&mut *scheduler, fresh)),
+            None => {
+                scheduler.changed(&self.reals, change);
+                None
+            }
+        };
+        drop(scheduler);
+        drop(old);
     }
 }

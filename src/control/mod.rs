@@ -78,6 +78,9 @@ pub struct ControlPlane {
     outputs: VecDeque<Output>,
     /// The newest snapshot each worker has in force.
     adopted: Vec<SnapshotId>,
+    /// Snapshots that some worker may still have in force, the newest left out: they are freed here,
+    /// where no frame waits for it.
+    retired: Vec<Arc<Snapshot>>,
     waiting: Vec<Waiting>,
     audits: u64,
     /// Once this snapshot is in force everywhere, connections of deleted real servers end.
@@ -144,6 +147,7 @@ impl ControlPlane {
         ControlPlane {
             adopted: vec![controller.snapshot().id; setup.workers],
             controller,
+            retired: Vec::new(),
             outputs: VecDeque::new(),
             waiting: Vec::new(),
             audits: 0,
@@ -241,7 +245,7 @@ impl ControlPlane {
         if self.waiting.len() >= CLIENTS_WAITING_MAX {
             return self.reply(from, Reply::Refused(Refusal::OutOfMemory));
         }
-        let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
+        let (shape, old) = (self.controller.shape(), self.snapshot());
         let deletions = self.controller.deletions();
         let reply = change(&mut self.controller);
         if matches!(reply, Reply::Refused(_)) {
@@ -252,24 +256,25 @@ impl ControlPlane {
         if ends && self.controller.deletions() != deletions {
             self.orphans_end = Some(snapshot.id);
         }
-        self.spread(shape, id);
+        self.spread(shape, old);
         let id = self.controller.snapshot().id;
         self.wait(from, Wait::Adoption { id, reply }, now);
         self.answer_adoptions();
     }
 
     fn handle_ports(&mut self, ports: Vec<Port>) {
-        let (shape, id) = (self.controller.shape(), self.controller.snapshot().id);
+        let (shape, old) = (self.controller.shape(), self.snapshot());
         self.controller.set_ports(ports);
-        self.spread(shape, id);
+        self.spread(shape, old);
     }
 
-    /// Tells of what became different since `shape` and snapshot `id`.
-    fn spread(&mut self, shape: u64, id: SnapshotId) {
+    /// Tells of what became different since `shape` and snapshot `old`.
+    fn spread(&mut self, shape: u64, old: Arc<Snapshot>) {
         if self.controller.shape() != shape {
             self.outputs.push_back(Output::Changed);
         }
-        if self.controller.snapshot().id != id {
+        if self.controller.snapshot().id != old.id {
+            self.retired.push(old);
             self.order_all(&Order::Adopt(self.snapshot()));
         }
     }
@@ -329,6 +334,7 @@ impl ControlPlane {
     /// A snapshot may have come into force everywhere.
     fn answer_adoptions(&mut self) {
         let everywhere = *self.adopted.iter().min().expect("there is a worker");
+        self.retired.retain(|snapshot| snapshot.id >= everywhere);
         if self.orphans_end.take_if(|id| *id <= everywhere).is_some() {
             end_orphans(&self.setup.table);
         }

@@ -94,10 +94,7 @@ impl Worker {
     pub fn handle_order(&mut self, order: Order, now: Instant) {
         match order {
             Order::Adopt(snapshot) => {
-                let id = snapshot.id;
-                self.lane.own.snapshot = snapshot;
-                self.fix_neighbours(now);
-                self.reports.push(Report::Adopted(id));
+                self.adopt(snapshot, now);
             }
             Order::Audit(audit) => {
                 let account = self.lane.own.account.clone();
@@ -112,6 +109,17 @@ impl Worker {
                 });
             }
             Order::Stop => self.stopped = true,
+        }
+    }
+
+    /// The next snapshot. The old one is let go, not freed: the control plane holds it until every
+    /// worker has done the same.
+    fn adopt(&mut self, snapshot: Arc<Snapshot>, now: Instant) {
+        let old = std::mem::replace(&mut self.lane.own.snapshot, snapshot);
+        let new = &self.lane.own.snapshot;
+        self.reports.push(Report::Adopted(new.id));
+        if old.ports != new.ports {
+            self.fix_neighbours(now);
         }
     }
 
