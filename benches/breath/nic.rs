@@ -1,13 +1,15 @@
 //! An interface that makes its frames as they are asked for: no memory is touched beyond the batch, so
 //! what is measured is the director.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use ulvs::director::{self, Port};
 use ulvs::lvs::tunables::BATCH_FRAMES_MAX;
 use ulvs::rng::Rng;
 use ulvs::wire::nic::Sent;
-use ulvs::wire::{Frame, FrameMeta, FrameView, NicCounters, NicError, Offload, Rx, Tx};
+use ulvs::wire::{Frame, FrameMeta, FrameView, Mac, NicCounters, NicError, Offload, Rx, Tx};
 
 /// Room in each buffer: a 60-byte frame and what may grow around it.
 const BUFFER: usize = 128;
@@ -65,15 +67,41 @@ pub fn server_of(server: u8) -> u32 {
 }
 
 pub const VIP: u32 = 0x0102_0301;
+/// MAC addresses of the director's two ports.
+pub const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0x0c, 1];
+pub const INSIDE: [u8; 6] = [2, 0, 0, 0, 5, 1];
+/// The router to the clients.
+pub const GATEWAY: [u8; 4] = [1, 2, 3, 254];
+
+/// A port of the director on the network `net`; the public one has the way to everybody else.
+pub fn port(
+    name: &str,
+    side: director::Side,
+    mac: [u8; 6],
+    net: ([u8; 4], u8),
+    neighbours: Vec<(IpAddr, Mac)>,
+) -> Port {
+    let mut routes = vec![(net.0.into(), net.1, None)];
+    if side == director::Side::Public {
+        routes.push(([0, 0, 0, 0].into(), 0, Some(GATEWAY.into())));
+    }
+    Port {
+        name: name.into(),
+        side,
+        mac: Mac(mac),
+        mtu: 1500,
+        raw_ip: false,
+        addresses: vec![],
+        routes,
+        routes_from: vec![],
+        neighbours,
+    }
+}
 
 impl BenchRx {
     pub fn new(plan: Arc<Plan>, from_client: bool, seed: u64) -> BenchRx {
         let mut pattern = [0; FRAME];
-        let mac: [u8; 6] = if from_client {
-            super::world::OUTSIDE
-        } else {
-            super::world::INSIDE
-        };
+        let mac = if from_client { OUTSIDE } else { INSIDE };
         pattern[..6].copy_from_slice(&mac);
         pattern[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
         pattern[12..14].copy_from_slice(&[8, 0]);

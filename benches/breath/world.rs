@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::nic::{BenchRx, BenchTx, Plan, Side as From, VIP, server_of};
+use super::nic::{
+    BenchRx, BenchTx, GATEWAY, INSIDE, OUTSIDE, Plan, Side as From, VIP, port, server_of,
+};
 use ulvs::conn::ConnTable;
-use ulvs::director::snapshot::{Parts, Port, Role, Service, Side, Snapshot, SnapshotId};
+use ulvs::director::snapshot::{Parts, Role, Service, Side, Snapshot, SnapshotId};
 use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
 use ulvs::lvs::{
     Endpoint, ForwardMethod, Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec,
@@ -15,40 +17,13 @@ use ulvs::lvs::{
 use ulvs::time::{Duration, Instant};
 use ulvs::wire::{Mac, Packet, Rx};
 
-pub const OUTSIDE: [u8; 6] = [2, 0, 0, 0, 0x0c, 1];
-pub const INSIDE: [u8; 6] = [2, 0, 0, 0, 5, 1];
 const SERVERS: u8 = 4;
-const GATEWAY: [u8; 4] = [1, 2, 3, 254];
 
 pub struct World {
     worker: Worker,
     plan: Arc<Plan>,
     now: Instant,
     pub table: Arc<ConnTable>,
-}
-
-fn port(
-    name: &str,
-    side: Side,
-    mac: [u8; 6],
-    net: [u8; 4],
-    neighbours: Vec<(IpAddr, Mac)>,
-) -> Port {
-    let mut routes = vec![(net.into(), 24, None)];
-    if side == Side::Public {
-        routes.push(([0, 0, 0, 0].into(), 0, Some(GATEWAY.into())));
-    }
-    Port {
-        name: name.into(),
-        side,
-        mac: Mac(mac),
-        mtu: 1500,
-        raw_ip: false,
-        addresses: vec![],
-        routes,
-        routes_from: vec![],
-        neighbours,
-    }
 }
 
 fn snapshot(index: bool, entries: usize) -> Snapshot {
@@ -88,8 +63,20 @@ fn snapshot(index: bool, entries: usize) -> Snapshot {
         role: Role::Primary,
         services: vec![Arc::new(service)],
         ports: vec![
-            port("outside", Side::Public, OUTSIDE, [1, 2, 3, 0], outside),
-            port("inside", Side::Private, INSIDE, [192, 168, 1, 0], inside),
+            port(
+                "outside",
+                Side::Public,
+                OUTSIDE,
+                ([1, 2, 3, 0], 24),
+                outside,
+            ),
+            port(
+                "inside",
+                Side::Private,
+                INSIDE,
+                ([192, 168, 1, 0], 24),
+                inside,
+            ),
         ],
         tunables: Tunables::default(),
         timeouts: Timeouts::default(),
