@@ -269,6 +269,54 @@ fn full_nat_needs_no_way_back_to_the_client() {
     place.assert_empty();
 }
 
+/// In these labs the real servers answer the client themselves.
+#[test]
+fn answers_go_past_the_director_of_direct_routing_and_of_tunnels() {
+    let place = Place::new();
+    let mut labs = vec![vec!["dr"], vec!["dr", "--nic", "mmsg", "--workers", "2"]];
+    match File::options().read(true).write(true).open("/dev/net/tun") {
+        Ok(_) => labs.extend([
+            vec!["tun"],
+            vec!["tun", "--nic", "mmsg", "--workers", "2"],
+            vec!["tun", "--type", "gue"],
+            vec!["tun", "--type", "gue", "--csum"],
+            vec!["tun", "--type", "gre"],
+            vec!["tun", "--type", "gre", "--csum"],
+        ]),
+        Err(error) => println!("skipped: lab tun: /dev/net/tun: {error}"),
+    }
+    for lab in labs {
+        let words = [&lab[..], &["--requests", "400", "--json"]].concat();
+        let report = place.json(&words);
+        let served = serde_json::json!({ "rs1": 200, "rs2": 100, "rs3": 100 });
+        assert_eq!(
+            (&report["failed"], &report["served"]),
+            (&0.into(), &served),
+            "{lab:?}"
+        );
+        let passed = |way: &str| report["passed"][way].as_u64().unwrap();
+        // SYN, ACK, the request, and what ends it; never an answer.
+        assert!(passed("in") >= 400 * 4, "{lab:?}: {}", report["passed"]);
+        assert_eq!(passed("out"), 0, "{lab:?}");
+        let account = &report["account"];
+        let count = |name: &str| account[name].as_u64().unwrap();
+        assert_eq!(count("forwarded"), passed("in"), "{lab:?}: {account}");
+        assert_eq!(count("dropped"), 0, "{lab:?}: {account}");
+        place.assert_empty();
+    }
+    let said = place.fine(&["dr", "--requests", "4"]);
+    for part in [
+        "1.2.3.0/24 -+- client 1.2.3.100\n",
+        "|- director 1.2.3.2, VIP 1.2.3.1:80\n",
+        "|- rs3 1.2.3.13 weight 1, and the VIP\n",
+        "0 packets of the real servers: they answer the client themselves",
+        "forward   Route: only the MAC addresses change, ttl 63",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in\n{said}");
+    }
+    place.assert_empty();
+}
+
 #[test]
 fn ulvs_balances_as_the_weights_say() {
     let place = Place::new();
@@ -426,8 +474,10 @@ fn an_ordinary_user_has_labs_too() {
         serde_json::json!({ "rs1": 50, "rs2": 25, "rs3": 25 })
     );
     assert_called_from_inside(&report);
-    let report = place.json(&["fnat", "--requests", "100", "--json"]);
-    assert_eq!(report["failed"], 0);
+    for lab in ["fnat", "dr"] {
+        let report = place.json(&[lab, "--requests", "100", "--json"]);
+        assert_eq!(report["failed"], 0, "{lab}");
+    }
     let report = place.json(&["route", "--requests", "100", "--json", "--keep"]);
     assert_eq!(report["failed"], 0);
     assert_eq!(
@@ -668,6 +718,8 @@ fn wrong_words_are_refused_before_anything_is_made() {
     for words in [
         &["nat", "--nic", "pigeon"][..],
         &["nat", "--workers", "0"],
+        &["dr", "--nic", "tun"],
+        &["tun", "--type", "pigeon"],
         &["nat", "--requests", "-1"],
         &["nat", "--requests", "0"],
         &["route", "--name", "../x", "--requests", "1"],

@@ -6,26 +6,29 @@ use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
 mod outward;
+mod words;
 
 use outward::Outward;
+use words::{Nat, Past, Run, Tun};
 
 use crate::cli::client::Client;
 use crate::cli::list;
-use crate::config::command::{AccountRow, ConnRow, Listing, Query, Reply, Request, ServiceRow};
+use crate::config::command::{
+    AccountRow, Command, ConnRow, Listing, Query, RealSpec, Reply, Request, ServiceRow,
+};
 use crate::config::ipvsadm::{Columns, List, What as Shown};
 use crate::config::words::NumbersOnly;
 use crate::lab::host::{Load, LoadReport};
 use crate::lab::topology::{Path, Topology};
 use crate::lab::{self, Director, Lab, cleanup, exec, keeper};
+use crate::lvs::Tunnel;
 
 /// Requests in flight at once: enough to keep two processors busy, few enough for honest latencies.
 const REQUESTS_AT_ONCE: u16 = 16;
-/// Most requests of one run.
-const REQUESTS_MAX: u64 = 10_000_000;
 /// Rows of the connection table that are shown; `--keep` and `ulvs adm -L -c` show all.
 const CONNECTIONS_SHOWN: usize = 10;
 /// Exit status after Ctrl-C, as shells give it.
@@ -47,6 +50,10 @@ enum What {
     Nat(Nat),
     /// Full NAT: real servers that do not know the way back answer to the director itself
     Fnat(Nat),
+    /// LVS-DR: all on one wire, the real servers answer the client themselves
+    Dr(Past),
+    /// LVS-TUN: real servers behind a router, which unwrap with a decapsulator of ours
+    Tun(Tun),
     /// The same hosts, but the director's kernel routes and ulvs is not there: the baseline
     Route(Run),
     /// Run a command in a host of a lab that is up
@@ -87,55 +94,6 @@ enum What {
     },
 }
 
-#[derive(clap::Args)]
-struct Run {
-    /// How many requests the client sends, each on a connection of its own
-    #[arg(long, default_value_t = 100)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=REQUESTS_MAX))]
-    requests: u64,
-    /// Leave it up and say how to go on
-    #[arg(long)]
-    keep: bool,
-    /// One JSON document instead of text
-    #[arg(long)]
-    json: bool,
-    /// Name of the lab; else nat, nat-2 and so on
-    #[arg(long)]
-    name: Option<String>,
-}
-
-#[derive(clap::Args)]
-struct Nat {
-    #[command(flatten)]
-    run: Run,
-    /// How frames come in: AF_PACKET with a ring, AF_PACKET with recvmmsg, or a TUN device
-    #[arg(long, value_enum, default_value_t = Nic::Packet)]
-    nic: Nic,
-    /// Threads of the director that carry frames
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    workers: u32,
-    /// Scheduler of the virtual service
-    #[arg(long, default_value = "wrr")]
-    scheduler: String,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Nic {
-    Packet,
-    Mmsg,
-    Tun,
-}
-
-impl Nic {
-    const fn name(self) -> &'static str {
-        match self {
-            Nic::Packet => "packet",
-            Nic::Mmsg => "mmsg",
-            Nic::Tun => "tun",
-        }
-    }
-}
-
 /// Runs `ulvs lab` with the words behind it and gives its exit status.
 pub fn run(words: Vec<OsString>) -> ExitCode {
     let words = std::iter::once(OsString::from("ulvs lab")).chain(words);
@@ -148,8 +106,13 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         }
     };
     let done = match words.what {
-        What::Nat(words) => balance(&words, Topology::nat),
-        What::Fnat(words) => balance(&words, Topology::full_nat),
+        What::Nat(words) => balance(&words, &Topology::nat(words.path()), None),
+        What::Fnat(words) => balance(&words, &Topology::full_nat(words.path()), None),
+        What::Dr(words) => balance(&words.nat(), &Topology::direct(Path::Frames), None),
+        What::Tun(words) => {
+            let topology = Topology::tunnel(Path::Frames);
+            balance(&words.past.nat(), &topology, Some(words.tunnel()))
+        }
         What::Route(words) => route(&words),
         What::Exec { lab, host, command } => exec::run(lab.as_deref(), &host, &command)
             .map(|status| ExitCode::from(u8::try_from(status).unwrap_or(1))),
@@ -174,13 +137,8 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
 }
 
 /// A lab with a director: requests from the client, calls of the real servers where there are any.
-fn balance(words: &Nat, topology: fn(Path) -> Topology) -> io::Result<ExitCode> {
-    let path = match words.nic {
-        Nic::Tun => Path::Tun,
-        Nic::Packet | Nic::Mmsg => Path::Frames,
-    };
-    let topology = topology(path);
-    lab::check_machine(&topology)?;
+fn balance(words: &Nat, topology: &Topology, tunnel: Option<Tunnel>) -> io::Result<ExitCode> {
+    lab::check_machine(topology)?;
     let mut lab = Lab::start(topology.clone(), words.run.name.as_deref())?;
     if !words.run.json {
         show(&network(&lab));
@@ -190,12 +148,17 @@ fn balance(words: &Nat, topology: fn(Path) -> Topology) -> io::Result<ExitCode> 
         workers: words.workers,
         scheduler: words.scheduler.clone(),
     })?;
+    if let Some(tunnel) = tunnel {
+        wrap_in(&lab, tunnel)?;
+    }
     let vip = SocketAddr::new(topology.vip, topology.port);
     let report = lab.load(&load(&words.run, vec![vip]))?;
     let outward = Outward::try_all(&mut lab)?;
     let seen = Seen::ask(&lab)?;
     let kept_out = outward.as_ref().is_none_or(|outward| outward.failed() == 0);
-    let fine = report.failed == 0 && seen.balances() && kept_out;
+    let past = answers_pass_by(topology);
+    let passed_by = !past || seen.totals[2] == 0;
+    let fine = report.failed == 0 && seen.balances() && kept_out && passed_by;
     if words.run.json {
         let mut document = document(&lab, &report);
         document["scheduler"] = json!(words.scheduler);
@@ -207,6 +170,7 @@ fn balance(words: &Nat, topology: fn(Path) -> Topology) -> io::Result<ExitCode> 
         document["connections"] = json!(seen.connections.len());
         document["masqueraded"] = json!(seen.masqueraded.len());
         document["method"] = json!(topology.method);
+        document["passed"] = json!({ "in": seen.totals[1], "out": seen.totals[2] });
         document["outward"] = json!(outward.as_ref().map(Outward::document));
         show(&format!("{document:#}\n"));
     } else {
@@ -217,7 +181,10 @@ fn balance(words: &Nat, topology: fn(Path) -> Topology) -> io::Result<ExitCode> 
             words.nic.name(),
             words.workers,
         );
-        show(&outcome(&what, &topology, &report));
+        show(&outcome(&what, topology, &report));
+        if past {
+            show(&past_the_director(seen.totals));
+        }
         if let Some(outward) = &outward {
             let heading = format!("Calls from inside: {} failed", outward.failed());
             show(&section(&heading, &outward.lines()));
@@ -253,6 +220,50 @@ fn route(words: &Run) -> io::Result<ExitCode> {
         show(&outcome(&what, &topology, &report));
     }
     finish(lab, words, report.failed == 0)
+}
+
+/// Do answers go past the director in this network?
+fn answers_pass_by(topology: &Topology) -> bool {
+    ["route", "tunnel"].contains(&topology.method.as_str())
+}
+
+/// What the director has seen of connections whose answers go past it.
+fn past_the_director([connections, inward, outward, ..]: [u64; 5]) -> String {
+    section(
+        "What passed the director",
+        &[
+            format!("{connections} connections"),
+            format!("{inward} packets of the client, to the real servers"),
+            format!("{outward} packets of the real servers: they answer the client themselves"),
+        ],
+    )
+}
+
+/// Tells the director how to wrap what goes to each real server.
+fn wrap_in(lab: &Lab, tunnel: Tunnel) -> io::Result<()> {
+    let mut client = Client::connect(&lab.control().to_string_lossy())?;
+    let mut ask = |request| client.ask(&request).map_err(io::Error::other);
+    let Reply::Listing(Listing::Services { services, .. }) =
+        ask(Request::Ask(Query::Services(None)))?
+    else {
+        return Err(io::Error::other("the director does not tell its services"));
+    };
+    for service in services {
+        for real in service.reals {
+            let change = Command::EditReal {
+                service: service.spec.key,
+                real: RealSpec {
+                    tunnel,
+                    ..real.spec
+                },
+            };
+            match ask(Request::Do(change))? {
+                Reply::Done => {}
+                other => return Err(io::Error::other(format!("the director said {other:?}"))),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn load(words: &Run, targets: Vec<SocketAddr>) -> Load {
@@ -310,6 +321,8 @@ struct Seen {
     services: Vec<ServiceRow>,
     connections: Vec<ConnRow>,
     masqueraded: Vec<ConnRow>,
+    /// Connections, packets in and out, bytes in and out, that the workers have counted.
+    totals: [u64; 5],
     account: AccountRow,
     story: Vec<String>,
 }
@@ -345,12 +358,18 @@ impl Seen {
         let Listing::Account(mut account) = account else {
             return Err(io::Error::other("the director does not tell its account"));
         };
+        let Listing::Totals { workers, .. } = ask(Query::Totals)? else {
+            return Err(io::Error::other("the director does not tell its totals"));
+        };
+        let sum = |sum: [u64; 5], more: &[u64; 5]| std::array::from_fn(|at| sum[at] + more[at]);
+        let totals = workers.iter().fold([0; 5], sum);
         let story = std::mem::take(&mut account.story);
         Ok(Seen {
             table_size,
             services,
             connections,
             masqueraded,
+            totals,
             account,
             story,
         })

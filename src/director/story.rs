@@ -229,6 +229,10 @@ impl Probe for Teller {
                     false => format!(", {other} {from} -> {to}"),
                 };
                 let method = conn.method().name();
+                if before == after {
+                    let text = format!("{method}: only the MAC addresses change, ttl {ttl}");
+                    return self.say("forward", text);
+                }
                 let text = format!("{method}: {end} {old} -> {new}{other}, ttl {ttl}, {checksum}");
                 self.say("forward", text);
             }

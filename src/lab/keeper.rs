@@ -18,6 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cleanup::HostRecord;
+use super::decap;
 use super::host::{Load, LoadReport, Server};
 use super::link::{End, Network, set_sysctls, wait_until_up};
 use super::netns::{self, HostNamespaces, Inside};
@@ -224,6 +225,10 @@ impl Keeper {
             if let Role::RealServer { .. } | Role::World = host.host.role {
                 host.ask(|answer| Job::Serve(port, v6, answer)).await?;
             }
+            let is_real = matches!(host.host.role, Role::RealServer { .. });
+            if is_real && topology.method == "tunnel" {
+                host.ask(Job::Unwrap).await?;
+            }
             if host.host.role == Role::World {
                 host.ask(|answer| Job::TellCallers(port, v6, answer))
                     .await?;
@@ -404,6 +409,7 @@ enum Job {
     Wire(Wiring, Done<()>),
     Serve(u16, bool, Done<()>),
     TellCallers(u16, bool, Done<()>),
+    Unwrap(Done<()>),
     Load(Load, Done<LoadReport>),
     Visit(Visit, Done<VisitReport>),
     StartProgram(Vec<String>, File, Done<(i32, oneshot::Receiver<()>)>),
@@ -483,6 +489,9 @@ async fn run_host(host: &Host, inside: &Inside, mut todo: mpsc::Receiver<Job>) {
             }
             Job::TellCallers(port, v6, done) => {
                 let _ = done.send(visit::tell_callers(inside, &host.name, port, v6).await);
+            }
+            Job::Unwrap(done) => {
+                let _ = done.send(decap::start(inside).await);
             }
             Job::Visit(visit, done) => {
                 let _ = done.send(Ok(visit.run(inside).await));

@@ -158,7 +158,11 @@ impl Network {
         Ok(())
     }
 
-    async fn take_up(&self, name: &str) -> io::Result<()> {
+    /// Takes a link up.
+    ///
+    /// # Errors
+    /// What the kernel refused; "no such device" when it is not there.
+    pub async fn take_up(&self, name: &str) -> io::Result<()> {
         let message = LinkUnspec::new_with_index(self.index(name).await?).up();
         let set = self.handle.link().set(message.build()).execute().await;
         set.map_err(|error| doing(&format!("taking {name} up"), &error))

@@ -3,6 +3,7 @@
 //! What people see of it is printed by `cli`.
 
 pub mod cleanup;
+pub mod decap;
 pub mod exec;
 pub mod host;
 pub mod keeper;
@@ -381,7 +382,7 @@ impl Drop for Signals {
 /// What is missing, and what may be done about it.
 pub fn check_machine(topology: &Topology) -> io::Result<()> {
     const DEVICE: &str = "/dev/net/tun";
-    if topology.path == DirectorPath::Tun {
+    if topology.path == DirectorPath::Tun || topology.method == "tunnel" {
         let opened = File::options().read(true).write(true).open(DEVICE);
         opened.map_err(|error| {
             let text = format!(

@@ -2,8 +2,10 @@
 //! made in here. The addresses are those of the old howto: VIP 1.2.3.1, private net 192.168.1.0/24,
 //! floating gateway 192.168.1.254.
 
+mod others;
+
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +89,8 @@ pub enum Role {
     Client,
     /// Somebody outside whom real servers call on: serves pages, answers datagrams.
     World,
+    /// Routes between wires.
+    Router,
     /// Nobody's real server; what it sends must not pass.
     Stray,
     /// Spreads them.
@@ -319,6 +323,16 @@ impl Topology {
 
     /// The network as a drawing, one line of text each.
     pub fn drawing(&self) -> Vec<String> {
+        let mut lines = match self.method.as_str() {
+            "masq" | "fnat" => self.boxes(),
+            _ => self.wires(),
+        };
+        lines.extend(self.notes.iter().cloned());
+        lines
+    }
+
+    /// Client and director as boxes, the real servers beside them.
+    fn boxes(&self) -> Vec<String> {
         let reals = self.real_servers();
         let client = self.hosts.iter().find(|host| host.role == Role::Client);
         let client = client.and_then(Host::address);
@@ -366,7 +380,6 @@ impl Topology {
             );
             lines.push(line.trim_end().to_string());
         }
-        lines.extend(self.notes.iter().cloned());
         lines
     }
 }
@@ -537,11 +550,12 @@ mod tests {
     fn names_fit_and_macs_differ() {
         let all = [Path::Frames, Path::Tun, Path::Kernel].map(Topology::nat);
         let others = [Path::Frames, Path::Tun].map(Topology::full_nat);
-        for topology in all.into_iter().chain(others) {
+        let past = [Topology::direct, Topology::tunnel].map(|make| make(Path::Frames));
+        for topology in all.into_iter().chain(others).chain(past) {
             let mut macs = Vec::new();
             for host in &topology.hosts {
                 assert!(host.name.len() <= 11);
-                for interface in &host.interfaces {
+                for interface in host.interfaces.iter().filter(|at| at.name != "lo") {
                     assert!(!macs.contains(&interface.mac));
                     macs.push(interface.mac);
                     let known = |segment: &Segment| segment.name == interface.segment;
