@@ -24,7 +24,7 @@ SECONDS_MAX = 8
 # The shortest timeouts of states, and around their end the time in which nothing is looked at: kernel
 # timers of 4 s were seen to be up to 0.09 s late, of 10 s up to 0.63 s.
 SHORT = {SCTP: 4, TCP: 10}
-BEFORE_S, BEHIND_S = 0.3, {SCTP: 0.25, TCP: 0.85}
+BEFORE_S, BEHIND_S = 1.0, {SCTP: 0.25, TCP: 0.85}
 # With clock steps all ends within 1.2 s of the last one, or waits for the next.
 SECONDS_BETWEEN = 1.2
 
@@ -47,6 +47,7 @@ class Recording:
         self.sums = dict(decisions=0, sequences=0, packets=0, commands=0)
         self.port = 1024
         self.last = None    # packet
+        self.refused = False  # was a connection refused over an old one? Counted as that one's packet.
         self.due = []       # spans of time in which entries may end
         self.start = self.woke = time.monotonic()
 
@@ -134,9 +135,11 @@ class Recording:
             step["entry"] = dict(client=lab.name(*entry), rows=self.director.entries(entry))
         self.note(at, **step)
         self.sums["packets"] += 1
-        self.note_due(Seen(frame).protocol)
         rows = step["entry"]["rows"] if entry else ()
-        if not self.draw.clock and any(0 < row["expires"] <= 3 for row in rows):
+        protocol = Seen(frame).protocol
+        self.note_due(protocol)
+        short = protocol != SCTP and not self.draw.clock
+        if short and any(0 < row["expires"] <= 3 for row in rows):
             # What an ICMP error opened lives for three seconds; what is left of it is gone then.
             self.sleep(3.4)
         return [(where, Seen(f)) for where, f in out]
@@ -168,6 +171,7 @@ class Recording:
         if not out or opens and c.number:
             # An entry that this may have ended lingers, counted, until the kernel's next tick.
             self.sleep(0.025)
+        self.refused |= opens and c.number is not None and any(side == "client" for side, _ in out)
         for side, seen in out:
             if side == "server" and seen.mac[:5] == b"\2\0\0\0\5":
                 c.number, c.last = seen.mac[5], seen.packet
@@ -466,7 +470,7 @@ class Recording:
         self.take_late()
         lists = (["-Sn"], ["-Ln"], ["-Ln", "--thresholds"], ["-Ln", "--persistent-conn"])
         self.ipvsadm(self.random.choice(lists))
-        if draw.chance(0.4) and not draw.edits:
+        if draw.chance(0.4) and not draw.edits and not self.refused:
             # Counters are copied every two seconds, and what an edit sets to zero is the copy.
             self.sleep(2.2)
             self.ipvsadm(["-Ln", "--stats"])
