@@ -61,6 +61,7 @@ impl Asker {
         let flow = self.flow();
         let mut context = PickContext {
             flow,
+            target: flow.target.address,
             flags: self.flags,
             now: self.now,
             tunables: &self.tunables,

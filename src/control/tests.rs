@@ -155,6 +155,7 @@ impl Room {
             let now = self.now;
             let mut context = PickContext {
                 flow,
+                target: flow.target.address,
                 flags,
                 now,
                 tunables: &snapshot.tunables,

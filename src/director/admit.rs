@@ -183,8 +183,11 @@ pub(super) fn pick<'s, P: Probe>(
 ) -> Option<&'s RealServer> {
     let scheduler = service.scheduler.as_ref()?;
     own.notes.clear();
+    let flow = tuple.flow();
+    let quoted = p.packet.is_icmp();
     let mut context = PickContext {
-        flow: tuple.flow(),
+        flow,
+        target: if quoted { flow.source } else { flow.target }.address,
         flags: service.spec.flags,
         now: p.now,
         tunables: &own.snapshot.tunables,

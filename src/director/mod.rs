@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::conn::{Conn, ConnTable, Direction, Index};
 use crate::lvs::tuple::{Tuple, pack};
-use crate::lvs::{Family, Protocol, Segment, TcpFlags};
+use crate::lvs::{Family, ForwardMethod, Protocol, Segment, TcpFlags};
 use crate::time::Instant;
 use crate::wire::frag::Gathered;
 use crate::wire::icmp::{Echo, Message};
@@ -222,17 +222,38 @@ impl Director {
                 if own.snapshot.tunables.expire_nodest_conn == 0 {
                     return Verdict::Drop(DropReason::RealServerGone);
                 }
-                self.table.remove(&conn);
-                self.handle_new(p, prepared, segment, index, own)
+                let left = self.table.withdraw(&conn).then_some(conn);
+                self.handle_successor(left, p, prepared, segment, index, own)
             }
-            None => {
-                let verdict = self.handle_new(p, prepared, segment, index, own);
-                if let Some(replaced) = replaced {
-                    replaced.retire();
-                }
-                verdict
-            }
+            None => self.handle_successor(replaced, p, prepared, segment, index, own),
         }
+    }
+
+    /// A packet that no entry serves, or none any more: the entry it has left counts at its real server
+    /// until the packet is scheduled.
+    fn handle_successor<P: Probe>(
+        &self,
+        left: Option<Arc<Conn>>,
+        p: &mut Passage<'_, '_, P>,
+        prepared: &Prepared,
+        segment: Segment,
+        index: &mut Index,
+        own: &mut Own,
+    ) -> Verdict {
+        let verdict = self.handle_new(p, prepared, segment, index, own);
+        let Some(left) = left else { return verdict };
+        let direct = matches!(left.method(), ForwardMethod::Route | ForwardMethod::Tunnel);
+        // The kernel's own reset passes IPVS on its way out, where an entry of LVS-DR or LVS-TUN takes
+        // it for the real server's, and so stays: it goes a tick after it was left, and this is sooner.
+        if direct && verdict == Verdict::Answered && matches!(segment, Segment::Tcp(_)) {
+            p.say(|| "the reset closes the entry that was left, which stays".to_string());
+            if let Ok(left) = self.table.insert(left) {
+                serve::close(&left, p.now, own);
+            }
+        } else {
+            left.retire();
+        }
+        verdict
     }
 
     /// A packet with no connection: it may open one, or it is for our own stack, or not ours.

@@ -14,7 +14,7 @@ use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction, StepRules, Wheel};
 use crate::forward::{self, Outcome};
-use crate::lvs::{ForwardMethod, Protocol, Segment, Tunables};
+use crate::lvs::{ForwardMethod, Protocol, Segment, TcpFlags, Tunables};
 use crate::time::Instant;
 use crate::wire::Packet;
 use crate::wire::answer::IcmpError;
@@ -150,6 +150,13 @@ fn is_uncut(direction: Direction, held: bool, packet: &Packet<'_>) -> bool {
     }
     let exempt = direction != Direction::Out && packet.is_icmp();
     packet.dont_fragment() && held && !exempt
+}
+
+/// Lets the director's own reset, which seems to come from the real server, close an entry.
+pub fn close(conn: &Arc<Conn>, now: Instant, own: &mut Own) {
+    let reset = Segment::Tcp(TcpFlags(TcpFlags::RST));
+    conn.step(Direction::Out, reset, rules(own), now);
+    own.wheel.arm(conn);
 }
 
 fn is_own(address: IpAddr, own: &Own) -> bool {

@@ -42,7 +42,7 @@ impl Scheduler for DestinationHash {
     }
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        let target = context.flow.target.address;
+        let target = context.target;
         let value = fold(target);
         let slot = hash_32(value, SLOTS_BITS);
         context.remark(|| hash_32_words(&format!("target {target}"), value, SLOTS_BITS, slot));

@@ -40,7 +40,7 @@ impl Scheduler for LocalityBasedReplicated {
     fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
-        let (target, now) = (context.flow.target.address, context.now);
+        let (target, now) = (context.target, context.now);
         let expiration_s = context.tunables.lblcr_expiration;
         let Some(members) = self.cache.touch(target, now, expiration_s) else {
             context.remark(|| format!("nobody is remembered for {target}"));

@@ -4,6 +4,8 @@
 //!
 //! `reals` is always in the kernel's order: the newest server first.
 
+use std::net::IpAddr;
+
 use crate::lvs::{Endpoint, Flow, RealServer, ServiceFlags, Tunables, Weight};
 use crate::rng::Rng;
 use crate::time::Instant;
@@ -34,6 +36,9 @@ pub use note::{About, Note};
 pub struct PickContext<'a> {
     /// Client to VIP.
     pub flow: Flow,
+    /// The address that the schedulers go by that go by the target: the VIP; of an ICMP error that
+    /// opens a connection, the target of the quoted packet, which is the client.
+    pub target: IpAddr,
     /// Scheduler flags of the service.
     pub flags: ServiceFlags,
     /// The time, for the schedulers that forget.

@@ -94,6 +94,7 @@ impl Bench {
     fn ask(&mut self, notes: Option<&mut Vec<Note>>) -> Option<usize> {
         let mut context = PickContext {
             flow: self.flow,
+            target: self.flow.target.address,
             flags: self.flags,
             now: self.now,
             tunables: &self.tunables,

@@ -300,6 +300,7 @@ impl Replay {
     fn pick(&mut self, flow: Flow) -> Option<usize> {
         let mut context = PickContext {
             flow,
+            target: flow.target.address,
             flags: self.flags,
             now: Instant::ZERO,
             tunables: &ulvs::lvs::Tunables::default(),
