@@ -9,8 +9,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use ulvs::config::words::NumbersOnly;
 use ulvs::config::{Command, Request, codec, rules};
-use ulvs::conn::{Conn, Direction, entry::Opening};
+use ulvs::conn::{Awaits, Conn, Direction, Shift, entry::Opening};
 use ulvs::director::DropReason;
+use ulvs::director::ftp::Ftp;
+use ulvs::director::helper::{AppHelper, Ends};
 use ulvs::forward;
 use ulvs::lvs::tuple::{PackedAddress, Tuple, pack};
 use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive};
@@ -624,6 +626,66 @@ fn hopped(packet: &[u8]) -> Vec<u8> {
     packet[at] -= 1;
     guests::repair_header(&mut packet);
     without_tcp_sum(&packet)
+}
+
+proptest! {
+    #![proptest_config(config(2000))]
+
+    /// A helper makes texts of a stream longer and shorter: behind a change every number comes back as
+    /// the one it was, and so does every one before it.
+    #[test]
+    fn sequence_numbers_that_were_moved_come_back(
+        start: u32,
+        changes in prop::collection::vec((1u32..3000, -60i32..60), 1..6),
+        asked in prop::collection::vec(0u32..5000, 20),
+    ) {
+        let (mut shift, mut at) = (Shift::default(), start);
+        for (len, by) in changes {
+            at = at.wrapping_add(len);
+            shift.change(at, by);
+            prop_assert_eq!(shift.back(shift.there(at)), at);
+            for behind in &asked {
+                let seq = at.wrapping_add(60 + behind);
+                prop_assert_eq!(shift.back(shift.there(seq)), seq);
+                let seq = at.wrapping_sub(*behind);
+                prop_assert_eq!(shift.back(shift.there(seq)), seq);
+            }
+        }
+    }
+
+    /// Whatever stands in a text, the helper for FTP stays inside it, and what it reads out of its own
+    /// words is what it wrote.
+    #[test]
+    fn texts_of_ftp_are_read_within_their_bounds(
+        word in prop::sample::select(vec!["227 ", "229 ", "PORT ", "EPRT ", "EPSV", "PASV", ""]),
+        rest in "[(|,0-9 .:a-f!\\r\\n]{0,40}",
+        port in 1u16..,
+    ) {
+        let end = |address: [u8; 4], port| Endpoint::new(address.into(), port);
+        let ends = Ends {
+            client: end([172, 16, 3, 9], 40021),
+            virt: end([10, 0, 0, 100], 21),
+            real: end([192, 168, 1, 11], 21),
+        };
+        let text = format!("{word}{rest}");
+        for asked in [Awaits::Passive, Awaits::ExtendedPassive] {
+            let mut awaits = asked;
+            Ftp.hear_client(text.as_bytes(), &ends, &mut awaits);
+            let mut awaits = asked;
+            let Some(heard) = Ftp.hear_server(text.as_bytes(), &ends, &mut awaits) else {
+                continue;
+            };
+            let mut read = text.clone();
+            read.replace_range(heard.rewrite.from..heard.rewrite.to, &heard.rewrite.new);
+            let mut awaits = asked;
+            let again = Ftp.hear_server(read.as_bytes(), &ends, &mut awaits);
+            let again = again.map(|again| again.expected.virt);
+            prop_assert_eq!(again, Some(heard.expected.virt), "{} {}", text, read);
+        }
+        let text = format!("PORT 172,16,3,9,{},{}\r\n", port >> 8, port & 0xff);
+        let heard = Ftp.hear_client(text.as_bytes(), &ends, &mut Awaits::Nothing);
+        prop_assert_eq!(heard.map(|heard| heard.client), Some(end([172, 16, 3, 9], port)));
+    }
 }
 
 proptest! {

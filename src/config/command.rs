@@ -58,6 +58,8 @@ pub enum Command {
     StartSync(SyncDaemon),
     /// `ipvsadm --stop-daemon`
     StopSync(SyncRole),
+    /// Virtual ports whose connections have a helper for FTP: these and no others.
+    SetFtpPorts(Vec<u16>),
     /// The addresses that the director speaks from for others: these and no others.
     SetPools {
         /// Who may open connections outwards, and how they look there.
@@ -68,6 +70,9 @@ pub enum Command {
     /// Several changes: all or none, in one snapshot.
     Batch(Vec<Command>),
 }
+
+/// Most ports of the FTP helper (`IP_VS_APP_MAX_PORTS`).
+pub const FTP_PORTS_MAX: usize = 8;
 
 /// A real server as configured; everything `ipvsadm -a` can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -262,6 +267,9 @@ pub struct State {
     pub marks: Vec<MarkRule>,
     /// Who is masqueraded, and the local ends of full NAT.
     pub pools: (Masquerading, SourcePool),
+    /// Virtual ports whose connections have a helper for FTP.
+    #[serde(default)]
+    pub ftp_ports: Vec<u16>,
     /// The three timeouts of `--set`.
     pub timeouts: Timeouts,
     /// The sysctls.

@@ -18,6 +18,7 @@ pub struct Desired {
     services: BTreeMap<ServiceKey, (ServiceSpec, Vec<RealSpec>)>,
     marks: Option<Vec<MarkRule>>,
     pools: Option<(Masquerading, SourcePool)>,
+    ftp_ports: Option<Vec<u16>>,
     timeouts: Option<Timeouts>,
     tunables: Option<Tunables>,
 }
@@ -48,6 +49,7 @@ impl Desired {
         let mut desired = Desired::of_commands(&config.services)?;
         desired.marks.get_or_insert_default();
         desired.pools.get_or_insert_default();
+        desired.ftp_ports.get_or_insert_default();
         desired.timeouts = Some(config.timeouts);
         desired.tunables = Some(config.tunables);
         Ok(desired)
@@ -78,6 +80,7 @@ impl Desired {
                 self.reals(service).retain(|old| old.key != *real);
             }
             Command::SetTimeouts(timeouts) => self.timeouts = Some(*timeouts),
+            Command::SetFtpPorts(ports) => self.ftp_ports = Some(ports.clone()),
             Command::SetMarks(rules) => self.marks = Some(rules.clone()),
             Command::SetPools {
                 masquerading,
@@ -113,6 +116,10 @@ impl Desired {
             .iter()
             .map(|(spec, reals)| (spec.key, (spec, reals)))
             .collect();
+        let ftp_ports = self.ftp_ports.as_ref();
+        if let Some(ports) = ftp_ports.filter(|ports| **ports != state.ftp_ports) {
+            changes.push(Command::SetFtpPorts(ports.clone()));
+        }
         // Servers by full NAT need its local addresses, so those come first.
         if let Some(pools) = self.pools.as_ref().filter(|pools| **pools != state.pools) {
             let (masquerading, full_nat) = pools.clone();

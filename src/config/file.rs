@@ -11,11 +11,11 @@ use toml::de::DeTable;
 use super::command::Command;
 use super::ipvsadm::TIMEOUT_MAX_S;
 use super::marks;
-use super::pools;
 use super::problem::Problems;
 use super::routes;
 use super::section::{Section, Word};
 use super::services;
+use super::{helpers, pools};
 use crate::lvs::tunables::WORKERS_MAX;
 use crate::lvs::{Accepts, Limits, Timeouts, Tunables};
 
@@ -221,6 +221,7 @@ const TOP_KEYS: &[&str] = &[
     "mark",
     "masquerade",
     "fullnat",
+    "ftp",
     "service",
     "timeouts",
     "tunables",
@@ -252,11 +253,17 @@ pub fn parse(name: &str, text: &str, schedulers: &[&str]) -> Result<Config, Prob
     let interfaces: Vec<&str> = ports.iter().map(|port| port.interface.as_str()).collect();
     let marks = marks::read(&top, &interfaces, &mut problems);
     let pools = pools::read(&top, &mut problems);
+    let ftp = helpers::read(&top, &mut problems);
     let services = services::read(&top, schedulers, &mut problems);
     let config = Config {
         director,
         ports,
-        services: marks.into_iter().chain(pools).chain(services).collect(),
+        services: marks
+            .into_iter()
+            .chain(pools)
+            .chain(ftp)
+            .chain(services)
+            .collect(),
         timeouts: timeouts(&top, &mut problems),
         tunables: tunables(&top, &mut problems),
         limits: limits(&top, &mut problems),

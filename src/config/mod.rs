@@ -7,6 +7,7 @@ mod complete;
 pub mod diff;
 mod draft;
 pub mod file;
+mod helpers;
 pub mod ipvsadm;
 mod marks;
 pub mod options;

@@ -294,6 +294,7 @@ pub fn words_of(command: &Command) -> String {
             full_nat.addresses.len()
         ),
         Command::SetMarks(rules) => format!("[[mark]] rules: {}", rules.len()),
+        Command::SetFtpPorts(ports) => format!("[ftp] ports: {ports:?}"),
         Command::StartSync(daemon) => {
             let word = match daemon.role {
                 SyncRole::Master => "master",

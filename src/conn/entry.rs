@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use super::defence::assures;
 use super::direction::Direction;
 use super::state::State;
+use super::tcp::TcpState;
 use crate::lvs::tuple::{PackedAddress, Tuple, unpack};
 use crate::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive, Segment, Timeouts};
 use crate::time::{Duration, Instant};
@@ -37,6 +38,10 @@ mod flag {
     pub const ENGINE: u32 = 1 << 16;
     /// The real server's address is of IPv6, whatever the client's is: LVS-TUN crosses families.
     pub const REAL_V6: u32 = 1 << 18;
+    /// An application helper follows it; the table knows what the helper remembers.
+    pub const HELPED: u32 = 1 << 19;
+    /// Its client's port is not known until the client speaks.
+    pub const AWAITS_CLIENT: u32 = 1 << 20;
     /// Under full NAT: `control` is the inner half, which holds the local end, and the template.
     pub const LOCAL: u32 = 1 << 17;
 }
@@ -274,6 +279,37 @@ impl Conn {
     /// Whether the table keeps an engine's data for it; said before anybody else can find it.
     pub(super) fn set_engine_data(&self) {
         self.word.fetch_or(flag::ENGINE, Relaxed);
+    }
+
+    /// Does an application helper follow it?
+    pub fn is_helped(&self) -> bool {
+        self.has(flag::HELPED)
+    }
+
+    /// An application helper shall follow it; said before anybody else can find it.
+    pub fn set_helped(&self) {
+        self.word.fetch_or(flag::HELPED, Relaxed);
+    }
+
+    /// Is its client's port not known yet (`IP_VS_CONN_F_NO_CPORT`)? It is 0 then.
+    pub fn awaits_client(&self) -> bool {
+        self.has(flag::AWAITS_CLIENT)
+    }
+
+    /// Its client's port will be known when the client speaks; said before anybody else can find it.
+    pub fn set_awaits_client(&self) {
+        self.word.fetch_or(flag::AWAITS_CLIENT, Relaxed);
+    }
+
+    /// It waits for its first packet: a data connection that a helper has heard of
+    /// (`ip_vs_tcp_conn_listen`). Its real server's counts stay as they are.
+    pub fn listen(&self, timeouts: &Timeouts, now: Instant) {
+        let listening = State::from_number(Protocol::TCP, TcpState::Listen as u8);
+        let listening = listening.unwrap_or(State::initial(Protocol::TCP));
+        let with = |word| Some(word & !flag::STATE | u32::from(listening.number()));
+        // The closure never refuses.
+        let _ = self.word.fetch_update(Relaxed, Relaxed, with);
+        self.restart(listening.timeout_s(timeouts), now);
     }
 
     /// Has it left the table?

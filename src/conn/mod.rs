@@ -4,6 +4,7 @@
 pub mod defence;
 pub mod direction;
 pub mod entry;
+pub mod helped;
 pub mod index;
 pub mod sctp;
 pub mod state;
@@ -17,6 +18,7 @@ mod whole;
 pub use defence::Defences;
 pub use direction::Direction;
 pub use entry::{Conn, Opening, StepRules};
+pub use helped::{Awaits, Helped, Shift};
 pub use index::Index;
 pub use state::State;
 pub use table::{ConnTable, Refused, TableFull};

@@ -13,6 +13,7 @@ use foldhash::fast::FixedState;
 use super::defence::{Defences, ENTRIES_PER_PAGE};
 use super::direction::Direction;
 use super::entry::Conn;
+use super::helped::Helped;
 use super::template::EngineData;
 use super::whole::WholeTuples;
 use crate::lvs::ForwardMethod;
@@ -36,6 +37,10 @@ pub struct ConnTable {
     /// What persistence engines added to templates' keys, by the entry's address: next to no entry has
     /// such data, so none has a field for it.
     engine: Mutex<EngineMap>,
+    /// What application helpers remember, likewise.
+    helped: Mutex<HashMap<usize, Helped, FixedState>>,
+    /// Entries whose client's port is not known yet.
+    awaiting: AtomicUsize,
     /// What is found by a whole tuple: the out-keys of full NAT, both keys of masqueraded entries.
     whole: WholeTuples,
     /// Masqueraded entries: they are in `whole` alone and count apart.
@@ -74,6 +79,8 @@ impl ConnTable {
             refused: AtomicU64::new(0),
             defences: Arc::default(),
             engine: Mutex::new(HashMap::with_hasher(FixedState::with_seed(seed))),
+            helped: Mutex::new(HashMap::with_hasher(FixedState::with_seed(seed))),
+            awaiting: AtomicUsize::new(0),
             whole: WholeTuples::new(),
             masqueraded: AtomicUsize::new(0),
         }
@@ -157,6 +164,36 @@ impl ConnTable {
         self.get(hash, |conn| {
             conn.out_tuple() == *tuple && !conn.is_template()
         })
+    }
+
+    /// The entry that waits for this packet, whatever port its client has (`IP_VS_CONN_F_NO_CPORT`).
+    pub fn find_awaiting(&self, tuple: &Tuple) -> Option<Arc<Conn>> {
+        if self.awaiting.load(Relaxed) == 0 {
+            return None;
+        }
+        let any_port = (tuple.source, 0);
+        let target = (tuple.target, tuple.target_port());
+        let key = Tuple::new(tuple.family(), tuple.protocol(), any_port, target);
+        self.find_in(&key).filter(|conn| conn.awaits_client())
+    }
+
+    /// Shows, and lets change, what a helper remembers of an entry; `None` if the entry has left.
+    pub fn with_helped<R>(
+        &self,
+        conn: &Arc<Conn>,
+        look: impl FnOnce(&mut Helped) -> R,
+    ) -> Option<R> {
+        self.helped().get_mut(&Arc::as_ptr(conn).addr()).map(look)
+    }
+
+    /// Always taken behind a shard's lock, if both are. A worker that panicked left it whole.
+    fn helped(&self) -> MutexGuard<'_, HashMap<usize, Helped, FixedState>> {
+        self.helped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Things remembered beside entries; for those who look for leaks.
+    pub fn remembered(&self) -> usize {
+        self.engine().len() + self.helped().len() + self.awaiting.load(Relaxed)
     }
 
     /// The template with this key: client network and port 0, VIP (or mark) and port.
@@ -249,6 +286,12 @@ impl ConnTable {
             conn.set_engine_data();
             self.engine().insert(Arc::as_ptr(&conn).addr(), data);
         }
+        if conn.is_helped() {
+            let helped = Helped::default();
+            self.helped().insert(Arc::as_ptr(&conn).addr(), helped);
+        }
+        let awaits = usize::from(conn.awaits_client());
+        self.awaiting.fetch_add(awaits, Relaxed);
         shard.insert(
             hash,
             ((), SharedValue::new(Arc::clone(&conn))),
@@ -348,6 +391,11 @@ impl ConnTable {
             if conn.has_engine_data() {
                 self.engine().remove(&Arc::as_ptr(conn).addr());
             }
+            if conn.is_helped() {
+                self.helped().remove(&Arc::as_ptr(conn).addr());
+            }
+            self.awaiting
+                .fetch_sub(usize::from(conn.awaits_client()), Relaxed);
         }
         removed.is_some()
     }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::desired::Services;
 use super::synced::Synced;
 use super::tunables;
+use crate::config::command::FTP_PORTS_MAX;
 use crate::config::{Command, RealSpec, Refusal};
 use crate::director::snapshot::Port;
 use crate::lvs::{
@@ -106,6 +107,7 @@ impl<'a> Shape<'a> {
             Command::SetTimeouts(timeouts) => timeouts_in_range(timeouts),
             Command::SetTunable { name, value } => tunables::set(&mut self.tunables, name, value),
             Command::SetMarks(rules) => marks(rules),
+            Command::SetFtpPorts(ports) => ftp_ports(ports),
             // Its messages have one family for the client and the server.
             Command::StartSync(_) if self.has_mixed() => Err(Refusal::Invalid),
             Command::StartSync(daemon) => self.synced.start(daemon),
@@ -315,6 +317,12 @@ fn marks(rules: &[MarkRule]) -> Result<(), Refusal> {
             && (rule.target_ports.is_empty() || has_ports)
     });
     fine.then_some(()).ok_or(Refusal::Invalid)
+}
+
+/// Ports of the FTP helper: few, and real ones.
+fn ftp_ports(ports: &[u16]) -> Result<(), Refusal> {
+    let fine = ports.len() <= FTP_PORTS_MAX && ports.iter().all(|port| *port != 0);
+    if fine { Ok(()) } else { Err(Refusal::Invalid) }
 }
 
 /// What the pools must satisfy: bounded numbers, prefixes that fit, addresses that one host can have,

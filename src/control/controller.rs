@@ -38,6 +38,7 @@ pub struct Controller {
     marks: Vec<MarkRule>,
     synced: Synced,
     pools: (Masquerading, SourcePool),
+    ftp_ports: Vec<u16>,
     ports: Vec<Port>,
     tunables: Tunables,
     timeouts: Timeouts,
@@ -71,6 +72,7 @@ impl Controller {
             marks: Vec::new(),
             synced: Synced::default(),
             pools: Default::default(),
+            ftp_ports: Vec::new(),
             ports: setup.ports.clone(),
             tunables: setup.tunables,
             timeouts: setup.timeouts,
@@ -140,6 +142,7 @@ impl Controller {
             services: self.services.values().map(service).collect(),
             marks: self.marks.clone(),
             pools: self.pools.clone(),
+            ftp_ports: self.ftp_ports.clone(),
             timeouts: self.timeouts,
             tunables: self.tunables,
         }
@@ -257,6 +260,10 @@ impl Controller {
             Command::SetMarks(rules) => {
                 self.shape += 1;
                 self.marks = rules;
+            }
+            Command::SetFtpPorts(ports) => {
+                self.shape += 1;
+                self.ftp_ports = ports;
             }
             Command::StartSync(daemon) => {
                 self.synced.start(&daemon).expect("the command was checked");
@@ -488,7 +495,8 @@ impl Controller {
         };
         let (masquerading, full_nat) = &self.pools;
         let snapshot = Snapshot::new(parts).with_marks(&self.marks);
-        self.snapshot = Arc::new(snapshot.with_pools(masquerading, full_nat));
+        let snapshot = snapshot.with_pools(masquerading, full_nat);
+        self.snapshot = Arc::new(snapshot.with_ftp(&self.ftp_ports));
     }
 }
 

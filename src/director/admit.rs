@@ -9,7 +9,7 @@ use super::persist;
 use super::probe::{Probe, Step};
 use super::snapshot::{Service, Snapshot};
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, bypass, masq, stack};
+use super::{Passage, bypass, helper, masq, stack};
 use crate::conn::{Conn, ConnTable, Opening, Refused};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{
@@ -242,6 +242,9 @@ pub(super) fn open<P: Probe>(
         return open_full_nat(table, opening, p, own);
     }
     let conn = Arc::new(Conn::open(opening, p.now));
+    if helper::helps(&conn, own) {
+        conn.set_helped();
+    }
     let counter = &real.live.stats[own.worker].conns;
     if choice.once {
         Stats::bump(counter, 1);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::neigh::{NeighbourCache, Neighbours};
 use super::snapshot::Snapshot;
 use super::verdict::{Account, DropReason, Verdict};
-use crate::conn::{Defences, Index, Wheel};
+use crate::conn::{ConnTable, Defences, Index, Wheel};
 use crate::lvs::Limits;
 use crate::rng::Rng;
 use crate::sched::Note;
@@ -50,6 +50,8 @@ pub struct Own {
     pub cache: NeighbourCache,
     /// Chance.
     pub rng: Rng,
+    /// The connections, shared by all workers.
+    pub table: Arc<ConnTable>,
     /// The defences in force.
     pub defences: Arc<Defences>,
     /// The identification of the last IPv4 packet that it made.
@@ -64,7 +66,7 @@ impl Lane {
         worker: usize,
         snapshot: Arc<Snapshot>,
         neighbours: Arc<Neighbours>,
-        defences: Arc<Defences>,
+        table: Arc<ConnTable>,
         seed: u64,
         now: Instant,
     ) -> Lane {
@@ -79,7 +81,8 @@ impl Lane {
             fragments: Reassembler::new(bounds(&limits)),
             held: VecDeque::new(),
             neighbours,
-            defences,
+            defences: Arc::clone(table.defences()),
+            table,
             cache: NeighbourCache::new(limits.neigh_entries_max as usize),
             notes: Vec::new(),
             ident: rng.next_u64() as u16,

@@ -17,6 +17,8 @@ mod bypass;
 pub mod classify;
 pub mod errors;
 pub mod fragments;
+pub mod ftp;
+pub mod helper;
 mod ike;
 pub mod lane;
 mod local;
@@ -209,7 +211,8 @@ impl Director {
         let found = found.and_then(|found| self.still_alive(found, p));
         let mut replaced = None;
         let found = found.and_then(|found| self.not_reused(found, segment, p, own, &mut replaced));
-        match found {
+        let awaited = || Some((helper::meet_client(tuple, p.now, own)?, Direction::In));
+        match found.or_else(awaited) {
             Some((conn, Direction::Out)) => {
                 index.remember(prepared.hash, Direction::Out, &conn);
                 serve::serve(&conn, Direction::Out, segment, p, own)

@@ -9,7 +9,7 @@ use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::resolve;
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, fragments, local, stack, story, tunnel};
+use super::{Passage, fragments, helper, local, stack, story, tunnel};
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction, StepRules, Wheel};
@@ -202,7 +202,7 @@ pub(super) struct Way {
 
 /// Rewrites a packet and finds its way out.
 pub(super) fn carry<P: Probe>(
-    conn: &Conn,
+    conn: &Arc<Conn>,
     direction: Direction,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
@@ -225,23 +225,38 @@ pub(super) fn carry<P: Probe>(
         Ok(way) => way,
         Err(verdict) => return verdict,
     };
-    rewrite(conn, direction, p);
-    send_on(way, p, own)
+    match rewrite(conn, direction, p, own) {
+        Some(verdict) => verdict,
+        None => send_on(way, p, own),
+    }
 }
 
 /// Sends an answer on to the client.
 fn carry_back<P: Probe>(
-    conn: &Conn,
+    conn: &Arc<Conn>,
     way: Way,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Verdict {
-    rewrite(conn, Direction::Out, p);
+    if let Some(verdict) = rewrite(conn, Direction::Out, p, own) {
+        return verdict;
+    }
     let way = reroute(way, p, own);
     send_on(way, p, own)
 }
 
-fn rewrite<P: Probe>(conn: &Conn, direction: Direction, p: &mut Passage<'_, '_, P>) {
+/// Changes what the connection says is to be changed. A verdict if the packet ends here.
+fn rewrite<P: Probe>(
+    conn: &Arc<Conn>,
+    direction: Direction,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Option<Verdict> {
+    if conn.is_helped()
+        && let Some(verdict) = helper::help(conn, direction, p, own)
+    {
+        return Some(verdict);
+    }
     let before = P::ON.then(|| story::flow_of(&p.packet));
     let outcome = forward::apply(conn, direction, &mut p.packet);
     debug_assert!(matches!(outcome, Outcome::Ready(_)));
@@ -257,6 +272,7 @@ fn rewrite<P: Probe>(conn: &Conn, direction: Direction, p: &mut Passage<'_, '_, 
             checksum,
         });
     }
+    None
 }
 
 /// The way of a packet of a client to `next`, with what that costs it: a hop. A verdict if it ends here.

@@ -119,6 +119,7 @@ pub struct Snapshot {
     routes_from: Vec<(Route, Route)>,
     marks: Classifier,
     pools: Pools,
+    ftp_ports: Vec<u16>,
     serves: [bool; 2],
     has_ftp: bool,
     has_port_zero: bool,
@@ -277,6 +278,7 @@ impl Snapshot {
             starters,
             marks: Classifier::default(),
             pools: Pools::default(),
+            ftp_ports: Vec::new(),
             serves,
             has_ftp,
             has_port_zero,
@@ -319,6 +321,17 @@ impl Snapshot {
     pub fn is_service(&self, protocol: Protocol, virt: Endpoint) -> bool {
         self.by_key
             .contains_key(&ServiceKey::Address { protocol, virt })
+    }
+
+    /// The same with a helper for FTP on connections to these virtual ports.
+    pub fn with_ftp(mut self, ports: &[u16]) -> Snapshot {
+        self.ftp_ports = ports.to_vec();
+        self
+    }
+
+    /// Virtual ports whose connections have a helper for FTP.
+    pub fn ftp_ports(&self) -> &[u16] {
+        &self.ftp_ports
     }
 
     /// The rules for marks.

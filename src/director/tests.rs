@@ -503,6 +503,7 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
 }
 
 mod fragment_tests;
+mod ftp_tests;
 mod full_nat_tests;
 mod mark_tests;
 mod masq_tests;

@@ -65,7 +65,7 @@ impl Worker {
             setup.number,
             setup.snapshot,
             setup.neighbours,
-            Arc::clone(setup.table.defences()),
+            Arc::clone(&setup.table),
             setup.seed,
             now,
         );

@@ -338,6 +338,7 @@ pub fn line_of(command: &Command) -> String {
         }) => format!("set timeouts {tcp_s} {tcp_fin_s} {udp_s}"),
         Command::SetTunable { name, value } => format!("set {name} = {value}"),
         Command::SetMarks(rules) => format!("mark packets by {} rules", rules.len()),
+        Command::SetFtpPorts(ports) => format!("a helper for FTP on ports {ports:?}"),
         Command::StartSync(daemon) => format!("start the synchronisation's {:?}", daemon.role),
         Command::StopSync(role) => format!("stop the synchronisation's {role:?}"),
         Command::SetPools {

@@ -14,6 +14,7 @@ pub mod nic;
 pub mod offload;
 pub mod options;
 pub mod packet;
+pub mod stream;
 pub mod text;
 
 pub use nic::{Frame, FrameMeta, FrameView, NicCounters, NicError, Rx, Tx};

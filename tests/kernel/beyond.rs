@@ -12,10 +12,6 @@ use ulvs::config::words::NumbersOnly;
 use super::case::{Case, Step};
 use super::net::Net;
 
-/// Sysctls that change what happens to packets, and that the director does not obey: name, the value
-/// at which they do nothing, and what they would do.
-const SYSCTLS: [(&str, &str, &str); 1] = [("conntrack", "0", "connection tracking (conntrack)")];
-
 /// What the first `steps` steps of a case ask for that is not there yet, and that excuses the last of
 /// them.
 pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static str> {
@@ -29,8 +25,8 @@ pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static
                 }
             }
             Ok(Step::Sysctl { set }) => {
-                for (name, value) in &set {
-                    of_sysctl(name, value, &mut found);
+                for name in set.keys() {
+                    of_sysctl(name, &mut found);
                 }
             }
             _ => of_other(value, &mut found),
@@ -58,24 +54,14 @@ fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
     }
 }
 
-fn of_sysctl(name: &str, value: &str, found: &mut BTreeSet<&'static str>) {
+fn of_sysctl(name: &str, found: &mut BTreeSet<&'static str>) {
     let name = name.trim_start_matches("net.ipv4.vs.");
-    let known = SYSCTLS.iter().find(|(known, ..)| *known == name);
-    if let Some((.., what)) = known.filter(|(_, idle, _)| *idle != value) {
-        found.insert(what);
-    }
     if name.starts_with("sync_") {
         found.insert("synchronisation of connections (--start-daemon)");
     }
 }
 
 fn of_other(value: &Value, found: &mut BTreeSet<&'static str>) {
-    if value["cmd"]
-        .as_str()
-        .is_some_and(|line| line.contains("ip_vs_ftp"))
-    {
-        found.insert("the FTP helper (ip_vs_ftp)");
-    }
     match value["do"].as_str() {
         Some("local-send") => found.insert("clients on the director's own host"),
         _ => false,

@@ -182,6 +182,10 @@ fn command(house: &mut House, line: &str, rc: i32) -> Result<(), Trouble> {
             Effect::Links => house.tell_links(),
             Effect::Mtu(port, mtu) => house.set_mtu(port, mtu),
             Effect::Routes => house.set_routes(),
+            Effect::Ftp(ports) => match house.change(Command::SetFtpPorts(ports)) {
+                Reply::Done => {}
+                other => return Err(differs("the module is there", format!("{other:?}"))),
+            },
         }
     }
     Ok(())

@@ -24,16 +24,30 @@ pub struct Shell {
 }
 
 /// What a command asks of others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It is done.
     Done,
     /// There are other interfaces than before, or others are up.
     Links,
+    /// The helper for FTP is there, for these ports.
+    Ftp(Vec<u16>),
     /// This interface has this MTU from now on.
     Mtu(usize, u32),
     /// The routes are others now.
     Routes,
+}
+
+/// The ports that options of the module `ip_vs_ftp` name; 21 if none does.
+fn ftp_ports(options: &[&str]) -> Option<Vec<u16>> {
+    match options {
+        [] => Some(vec![21]),
+        [list] => {
+            let list = list.strip_prefix("ports=")?;
+            list.split(',').map(|port| port.parse().ok()).collect()
+        }
+        _ => None,
+    }
 }
 
 /// A rule of the mangle table's PREROUTING chain whose target is MARK.
@@ -77,6 +91,10 @@ impl Shell {
                 self.routing.ip(v6, rest).ok_or_else(unknown)?;
                 return Ok(Effect::Routes);
             }
+            ["modprobe", "ip_vs_ftp", options @ ..] => {
+                return ftp_ports(options).map(Effect::Ftp).ok_or_else(unknown);
+            }
+            ["modprobe", "nf_nat"] => {}
             _ => return Err(unknown()),
         }
         Ok(Effect::Done)

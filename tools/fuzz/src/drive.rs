@@ -497,6 +497,7 @@ impl Run {
         self.settle();
         self.check();
         assert_eq!(self.table.len(), 0, "entries outlive their time");
+        assert_eq!(self.table.remembered(), 0, "helpers remember for ever");
         let (masqueraded, keys) = (self.table.masqueraded(), self.table.whole_keys());
         assert_eq!(
             (masqueraded, keys),

@@ -185,7 +185,10 @@ fn client_of_family(address: IpAddr) -> IpAddr {
 
 fn transport(tape: &mut Tape<'_>, source: End, target: End) -> Vec<u8> {
     let len = usize::from(tape.byte() % 40);
-    let payload = vec![tape.byte(); len];
+    let mut payload = vec![tape.byte(); len];
+    if tape.once_in(4) {
+        payload = ftp(tape);
+    }
     let protocol = match target.1 {
         53 | 1234 => frames::UDP,
         _ => frames::TCP,
@@ -197,6 +200,32 @@ fn transport(tape: &mut Tape<'_>, source: End, target: End) -> Vec<u8> {
         _ if protocol == frames::UDP => frames::udp(source, target, &payload),
         _ => frames::tcp(source, target, tape.pick(&TCP_FLAGS), &payload),
     }
+}
+
+/// What FTP says of addresses, mostly right.
+fn ftp(tape: &mut Tape<'_>) -> Vec<u8> {
+    let port = 1024 + u16::from(tape.byte() % 4);
+    let address = match tape.pick(&world::reals()) {
+        IpAddr::V4(address) => address.to_string().replace('.', ","),
+        IpAddr::V6(_) => tape
+            .pick(&["9,9,9,9", "1,1,1,1", "255,255,255,255"])
+            .to_string(),
+    };
+    let plain = format!("{address},{},{}", port >> 8, port & 0xff);
+    let client = tape.pick(&world::clients());
+    let family = if client.is_ipv4() { 1 } else { 2 };
+    let mut text = match tape.below(8) {
+        0 | 1 => "PASV\r\n".to_string(),
+        2 => "EPSV\r\n".to_string(),
+        3 | 4 => format!("227 ({plain})\r\n"),
+        5 => format!("229 (|||{port}|)\r\n"),
+        6 => format!("PORT {plain}\r\n"),
+        _ => format!("EPRT |{family}|{client}|{port}|\r\n"),
+    };
+    if tape.once_in(8) {
+        text.truncate(tape.below(text.len()));
+    }
+    text.into_bytes()
 }
 
 /// Somebody answers a packet that the director sent: a real server its client, or a client the VIP.

@@ -159,6 +159,7 @@ pub fn targets() -> [End; 9] {
 pub fn first_commands() -> Vec<Command> {
     let keys = service_keys();
     let mut commands = vec![pools(["1.2.3.7", "fd00:c::7"], (1024, 1031))];
+    commands.push(Command::SetFtpPorts(vec![80]));
     for (key, scheduler) in keys[..4].iter().zip(["wlc", "rr", "wrr", "lc"]) {
         commands.push(Command::AddService(ServiceSpec::new(*key, scheduler)));
         for (index, address) in reals().into_iter().enumerate() {
@@ -229,7 +230,7 @@ pub fn command(tape: &mut Tape<'_>) -> Command {
             name: tape.pick(&TUNABLES).to_string(),
             value: tape.below(4).to_string(),
         },
-        _ => match tape.below(6) {
+        _ => match tape.below(7) {
             0 => Command::Flush,
             1 => {
                 let last = 1024 + u16::from(tape.byte() % 4);
@@ -237,6 +238,7 @@ pub fn command(tape: &mut Tape<'_>) -> Command {
                 let public = tape.pick(&[["1.2.3.1", "fd00:c::1"], ["224.0.0.1", "fd00:c::7"]]);
                 pools(public, (1024, last))
             }
+            3 => Command::SetFtpPorts(tape.pick(&[&[][..], &[21], &[80, 21], &[0]]).to_vec()),
             2 => Command::SetPools {
                 masquerading: Masquerading::default(),
                 full_nat: SourcePool::default(),
