@@ -10,13 +10,25 @@
 //! quotients of wlc.
 
 use super::cache::Cache;
+use super::roll::Roll;
 use super::{Change, PickContext, Place, Scheduler, least_per_weight, overhead, overhead_words};
 use crate::lvs::RealServer;
 
 /// Remembers who had each target last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LocalityBased {
     cache: Cache<Place>,
+    roll: Roll,
+}
+
+impl LocalityBased {
+    /// Nobody is remembered yet.
+    pub fn new(reals: &[RealServer]) -> LocalityBased {
+        LocalityBased {
+            cache: Cache::default(),
+            roll: Roll::new(reals),
+        }
+    }
 }
 
 impl Scheduler for LocalityBased {
@@ -24,7 +36,9 @@ impl Scheduler for LocalityBased {
         "lblc"
     }
 
-    fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
+    fn changed(&mut self, reals: &[RealServer], change: Change) {
+        self.roll.changed(reals, change);
+    }
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
         let (target, now) = (context.target, context.now);
@@ -37,7 +51,7 @@ impl Scheduler for LocalityBased {
             context.because(|| format!("remembered for {target}"));
             return Some(index);
         };
-        if let Some(index) = remembered.find(reals) {
+        if let Some(index) = self.roll.find(*remembered, reals) {
             *remembered = Place::of((index, &reals[index]));
             let real = &reals[index];
             let stays = real.weight.0 > 0 && !is_too_busy(real, reals);

@@ -11,6 +11,7 @@
 
 use super::cache::Cache;
 use super::lblc::{burden, is_too_busy};
+use super::roll::Roll;
 use super::{
     Change, PickContext, Place, Scheduler, is_less, least_per_weight, overhead, overhead_words,
     quotient,
@@ -19,9 +20,20 @@ use crate::lvs::RealServer;
 use crate::time::{Duration, Instant};
 
 /// Remembers who had each target.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LocalityBasedReplicated {
     cache: Cache<Members>,
+    roll: Roll,
+}
+
+impl LocalityBasedReplicated {
+    /// Nobody is remembered yet.
+    pub fn new(reals: &[RealServer]) -> LocalityBasedReplicated {
+        LocalityBasedReplicated {
+            cache: Cache::default(),
+            roll: Roll::new(reals),
+        }
+    }
 }
 
 /// The servers of one target.
@@ -37,7 +49,9 @@ impl Scheduler for LocalityBasedReplicated {
         "lblcr"
     }
 
-    fn changed(&mut self, _reals: &[RealServer], _change: Change) {}
+    fn changed(&mut self, reals: &[RealServer], change: Change) {
+        self.roll.changed(reals, change);
+    }
 
     fn pick(&mut self, reals: &[RealServer], context: &mut PickContext<'_>) -> Option<usize> {
         let (target, now) = (context.target, context.now);
@@ -53,9 +67,9 @@ impl Scheduler for LocalityBasedReplicated {
             context.because(|| format!("first of the set of {target}"));
             return Some(index);
         };
-        members.note_all(reals, context);
-        let candidate = members.least_loaded(reals);
-        members.shrink(reals, now, expiration_s);
+        members.note_all(&self.roll, reals, context);
+        let candidate = members.least_loaded(&self.roll, reals);
+        members.shrink(&self.roll, reals, now, expiration_s);
         if let Some(index) = candidate {
             let real = &reals[index];
             context.note(index, || {
@@ -79,9 +93,9 @@ impl Scheduler for LocalityBasedReplicated {
 impl Members {
     /// The usable member with the least overhead per weight; of equals the newest. Remembers where
     /// each stands now.
-    fn least_loaded(&mut self, reals: &[RealServer]) -> Option<usize> {
+    fn least_loaded(&mut self, roll: &Roll, reals: &[RealServer]) -> Option<usize> {
         let present = self.places.iter_mut().filter_map(|place| {
-            let index = place.find(reals)?;
+            let index = roll.find(*place, reals)?;
             place.index = index;
             Some(index)
         });
@@ -96,11 +110,15 @@ impl Members {
     }
 
     /// Notes what every member bears, in the order of looking.
-    fn note_all(&self, reals: &[RealServer], context: &mut PickContext<'_>) {
+    fn note_all(&self, roll: &Roll, reals: &[RealServer], context: &mut PickContext<'_>) {
         if context.notes.is_none() {
             return;
         }
-        for index in self.places.iter().filter_map(|place| place.find(reals)) {
+        let present = self
+            .places
+            .iter()
+            .filter_map(|place| roll.find(*place, reals));
+        for index in present {
             let real = &reals[index];
             if !real.usable() {
                 context.note_unusable(index, real);
@@ -114,14 +132,17 @@ impl Members {
 
     /// A set of several that has not changed for so many seconds loses its most loaded member; with
     /// less than none, at once.
-    fn shrink(&mut self, reals: &[RealServer], now: Instant, expiration_s: i64) {
+    fn shrink(&mut self, roll: &Roll, reals: &[RealServer], now: Instant, expiration_s: i64) {
         let unchanged = now.since(self.last_change);
         let is_old = u64::try_from(expiration_s)
             .map_or(true, |seconds| unchanged > Duration::from_secs(seconds));
         if self.places.len() < 2 || !is_old {
             return;
         }
-        let present = self.places.iter().filter_map(|place| place.find(reals));
+        let present = self
+            .places
+            .iter()
+            .filter_map(|place| roll.find(*place, reals));
         let weighty = present.filter(|index| reals[*index].weight.0 > 0);
         let most = weighty.reduce(|most, index| {
             if is_less_loaded(&reals[most], &reals[index]) {

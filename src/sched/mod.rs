@@ -13,6 +13,7 @@ use crate::time::Instant;
 mod cache;
 mod hash;
 mod note;
+mod roll;
 
 pub mod dh;
 pub mod fo;
@@ -89,8 +90,8 @@ pub fn by_name(name: &str, reals: &[RealServer]) -> Option<Box<dyn Scheduler>> {
         "wrr" => Box::new(wrr::WeightedRoundRobin::new(reals)),
         "lc" => Box::new(lc::LeastConnection),
         "wlc" => Box::new(wlc::WeightedLeastConnection),
-        "lblc" => Box::new(lblc::LocalityBased::default()),
-        "lblcr" => Box::new(lblcr::LocalityBasedReplicated::default()),
+        "lblc" => Box::new(lblc::LocalityBased::new(reals)),
+        "lblcr" => Box::new(lblcr::LocalityBasedReplicated::new(reals)),
         "dh" => Box::new(dh::DestinationHash::new(reals)),
         "sh" => Box::new(sh::SourceHash::new(reals)),
         "sed" => Box::new(sed::ShortestExpectedDelay),

@@ -397,6 +397,25 @@ fn lblcr_spreads_under_load_and_shrinks_with_time() {
     assert_eq!(bench.picks(2), "BB", "A is idle but has left");
 }
 
+/// A member of the set that is deleted is passed over, and counts again when it comes back; so does
+/// the one that is remembered.
+#[test]
+fn whoever_comes_back_is_remembered() {
+    for name in ["lblc", "lblcr"] {
+        let mut bench = Bench::new(name, &[5, 5, 5]);
+        assert_eq!(bench.picks(2), "CC", "{name}");
+        let (gone, behind) = (bench.reals[0].clone(), bench.reals[1].clone());
+        bench.remove(2);
+        if name == "lblcr" {
+            assert_eq!(bench.picks(1), "B", "{name}: it joins the set");
+        }
+        bench.reals.insert(0, gone);
+        bench.scheduler.changed(&bench.reals, Change::Added);
+        behind.live.active.store(3, Relaxed);
+        assert_eq!(bench.picks(1), "C", "{name}");
+    }
+}
+
 /// Where the lists of two workers differ for a moment, nobody is chosen wrongly and nothing panics.
 #[test]
 fn a_list_that_is_not_the_announced_one() {
