@@ -24,6 +24,8 @@ use ulvs::wire::{Layout, Offload, Packet};
 
 #[path = "../tools/fuzz/src/lib.rs"]
 mod fuzz;
+#[path = "props/matrix.rs"]
+mod matrix;
 
 use fuzz::drive::{Outcome, Run};
 use fuzz::tape::Tape;

@@ -45,6 +45,8 @@ pub struct Run {
     recent: VecDeque<(usize, Vec<u8>)>,
     /// A packet that is leaving in fragments, as far as it has left.
     joined: Vec<u8>,
+    /// The last packet that has left in fragments.
+    whole: Option<(usize, Vec<u8>)>,
     /// The last identification given to fragments: of each datagram its own.
     cuts: u16,
     /// The interfaces have no Ethernet, as a TUN device has none.
@@ -57,6 +59,7 @@ pub struct Run {
     rubbish: bool,
     clients: u64,
     replies: u64,
+    last_reply: Option<Reply>,
     outcome: Outcome,
 }
 
@@ -184,6 +187,7 @@ impl Run {
             now,
             recent: VecDeque::new(),
             joined: Vec::new(),
+            whole: None,
             cuts: 0x100,
             raw_ip,
             polite: true,
@@ -191,6 +195,7 @@ impl Run {
             rubbish: false,
             clients: 0,
             replies: 0,
+            last_reply: None,
             outcome: Outcome::default(),
         };
         for command in world::first_commands() {
@@ -214,14 +219,29 @@ impl Run {
     }
 
     /// The director receives this IP packet by `port` at its first worker. Returns the packets it
-    /// sent because of it, each with its port.
+    /// sent because of it, each with its port; one that it sent in fragments as a whole.
     pub fn exchange(&mut self, port: usize, packet: &[u8]) -> Vec<(usize, Vec<u8>)> {
         let frame = guests::frame_of(port, packet);
         self.deliver(0, port, frame, Offload::default(), 0);
         self.recent.clear();
+        self.whole = None;
         self.breathe();
         self.check();
-        self.recent.drain(..).collect()
+        self.recent.drain(..).chain(self.whole.take()).collect()
+    }
+
+    /// An operator changes something; what the director says to it.
+    pub fn configure(&mut self, command: ulvs::config::Command) -> Reply {
+        self.request(Request::Do(command));
+        self.last_reply.clone().expect("every request has a reply")
+    }
+
+    /// The longest packet that leaves by `port`, in bytes, is from now on this.
+    pub fn set_mtu(&mut self, port: usize, mtu: u32) {
+        let mut ports = self.plane.snapshot().ports.clone();
+        ports[port].mtu = mtu;
+        self.plane.handle(Input::PortsChanged(ports), self.now);
+        self.settle();
     }
 
     /// From now on frames may be wrong, so that the sums of what comes out prove nothing.
@@ -323,6 +343,7 @@ impl Run {
                     Output::Reply { reply, .. } => {
                         assert!(!matches!(reply, Reply::Late(_)), "no worker is late here");
                         self.replies += 1;
+                        self.last_reply = Some(reply);
                     }
                     Output::Changed | Output::Stopped => {}
                 }
@@ -391,7 +412,7 @@ impl Run {
         self.outcome.errors[port] += u64::from(guests::is_error(packet));
         if let Some(fragment) = frames::read_fragment(packet) {
             self.outcome.fragments += 1;
-            return self.join(packet, fragment);
+            return self.join(port, packet, fragment);
         }
         if !self.spoiled {
             check_packet(packet, l3, sent.offload);
@@ -406,7 +427,7 @@ impl Run {
     }
 
     /// The pieces of a packet leave one behind the other. When they are whole, the packet is looked at.
-    fn join(&mut self, packet: &[u8], fragment: (usize, bool, usize)) {
+    fn join(&mut self, port: usize, packet: &[u8], fragment: (usize, bool, usize)) {
         let (offset, more, header) = fragment;
         let carried = header.min(if packet[0] >> 4 == 4 { header } else { 40 });
         if offset == 0 {
@@ -426,6 +447,7 @@ impl Run {
             if !self.spoiled {
                 check_packet(&whole, 0, Offload::default());
             }
+            self.whole = Some((port, whole));
         }
     }
 

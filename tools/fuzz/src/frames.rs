@@ -17,6 +17,9 @@ pub const ICMPV6: u8 = 58;
 pub const FRAGMENT: u8 = 44;
 pub const SCTP: u8 = 132;
 
+/// Where real servers take GUE.
+pub const GUE_PORT: u16 = 6080;
+
 /// Address and port.
 pub type End = (IpAddr, u16);
 
@@ -127,10 +130,17 @@ pub fn crc32c(packet: &[u8]) -> u32 {
 
 /// An SCTP packet with one chunk.
 pub fn sctp(source: End, target: End, chunk: u8) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(16);
+    sctp_with(source, target, chunk, &[])
+}
+
+/// The same with something in the chunk: a multiple of four bytes.
+pub fn sctp_with(source: End, target: End, chunk: u8, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(16 + value.len());
     bytes.extend(source.1.to_be_bytes());
     bytes.extend(target.1.to_be_bytes());
-    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, chunk, 0, 0, 4]);
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 0, chunk, 0]);
+    bytes.extend((4 + value.len() as u16).to_be_bytes());
+    bytes.extend(value);
     let sum = crc32c(&bytes);
     bytes[8..12].copy_from_slice(&sum.to_le_bytes());
     ip(source.0, target.0, SCTP, 64, &bytes)
@@ -203,7 +213,12 @@ pub fn sums_are_right(packet: &[u8]) -> bool {
         ICMP | ICMPV6 => 2,
         _ => return true,
     };
-    if bytes.len() < at + 2 || (protocol == UDP && bytes[6..8] == [0, 0] && source.is_ipv4()) {
+    if bytes.len() < at + 2 {
+        return true;
+    }
+    // Over IPv6 only a tunnel may do without (RFC 6935).
+    let may_lack = source.is_ipv4() || bytes[2..4] == GUE_PORT.to_be_bytes();
+    if protocol == UDP && bytes[6..8] == [0, 0] && may_lack {
         return true;
     }
     let pseudo = match protocol {
