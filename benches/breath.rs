@@ -10,6 +10,7 @@ mod nic;
 mod world;
 
 use nic::Side as From;
+use ulvs::lvs::ForwardMethod;
 use world::World;
 
 struct Row {
@@ -48,6 +49,7 @@ fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> V
         "bare: parse and rewrite",
         "breathe, index and table",
         "breathe, table alone",
+        "breathe, full NAT",
     ];
     let row = |name: &str| Row {
         name: name.to_string(),
@@ -55,10 +57,13 @@ fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> V
     };
     let mut rows: Vec<Row> = names.map(row).into();
     let wanted = |number| only.is_none_or(|only| only == number);
-    let mut with_index = wanted(1).then(|| World::established(flows, true));
-    let mut table_alone = wanted(2).then(|| World::established(flows, false));
+    let (nat, both_ends) = (ForwardMethod::Masq, ForwardMethod::FullNat);
+    let mut with_index = wanted(1).then(|| World::established(flows, true, nat));
+    let mut table_alone = wanted(2).then(|| World::established(flows, false, nat));
+    let mut full_nat = wanted(3).then(|| World::established(flows, true, both_ends));
     // Every flow is seen before the clock starts: what is measured is established traffic.
-    for world in [&mut with_index, &mut table_alone].into_iter().flatten() {
+    let worlds = [&mut with_index, &mut table_alone, &mut full_nat];
+    for world in worlds.into_iter().flatten() {
         world.run(From::Both, 4 * flows);
     }
     for _ in 0..rounds {
@@ -70,6 +75,9 @@ fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> V
         }
         if let Some(world) = &mut table_alone {
             rows[2].rounds.push(time(|| world.run(From::Both, frames)));
+        }
+        if let Some(world) = &mut full_nat {
+            rows[3].rounds.push(time(|| world.run(From::Both, frames)));
         }
     }
     rows.retain(|row| !row.rounds.is_empty());

@@ -30,6 +30,8 @@ pub enum Side {
 pub struct Plan {
     /// Real server (0..) of each flow, once known.
     pub servers: std::sync::RwLock<Vec<u8>>,
+    /// Local end of each flow under full NAT, once known; empty under LVS-NAT.
+    pub locals: std::sync::RwLock<Vec<(u32, u16)>>,
     /// How many flows.
     pub flows: usize,
     /// TCP flags to send.
@@ -117,8 +119,8 @@ impl BenchRx {
         }
     }
 
-    fn write(&mut self, at: usize, flow: u32, server: u8, flags: u8) {
-        let (client, port) = client_of(flow);
+    fn write(&mut self, at: usize, flow: u32, server: u8, flags: u8, local: Option<(u32, u16)>) {
+        let (client, port) = local.unwrap_or(client_of(flow));
         let frame = &mut self.buffers[at][START..START + FRAME];
         frame.copy_from_slice(&self.pattern);
         let (source, target, source_port, target_port) = if self.from_client {
@@ -163,6 +165,7 @@ impl Rx for BenchRx {
         let cursor = self.plan.cursor.load(Relaxed);
         let plan = Arc::clone(&self.plan);
         let servers = plan.servers.read().expect("nobody panicked with it");
+        let locals = plan.locals.read().expect("nobody panicked with it");
         for at in 0..count as usize {
             let flow = match cursor {
                 u64::MAX => self.rng.below(plan.flows as u64),
@@ -173,7 +176,11 @@ impl Rx for BenchRx {
             } else {
                 servers[flow as usize]
             };
-            self.write(at, flow, server, flags);
+            let local = match self.from_client {
+                true => None,
+                false => locals.get(flow as usize).copied(),
+            };
+            self.write(at, flow, server, flags, local);
         }
         if cursor != u64::MAX {
             self.plan.cursor.store(cursor + count, Relaxed);
@@ -214,6 +221,8 @@ impl Rx for BenchRx {
 pub struct BenchTx {
     pub plan: Arc<Plan>,
     pub learns: Arc<AtomicBool>,
+    /// Flows learned so far: they come in their order.
+    pub learned: usize,
     pub sum: u64,
 }
 
@@ -227,9 +236,13 @@ impl Tx for BenchTx {
             if learns {
                 let port = u16::from_be_bytes([frame.bytes[34], frame.bytes[35]]);
                 let source = u32::from_be_bytes(frame.bytes[26..30].try_into().expect("four"));
-                let flow = (source - 0x0a40_0000) << 4 | u32::from((port - 20_000) / 1021);
                 let mut servers = self.plan.servers.write().expect("nobody panicked with it");
-                servers[flow as usize] = frame.bytes[33] - 11;
+                servers[self.learned] = frame.bytes[33] - 11;
+                let mut locals = self.plan.locals.write().expect("nobody panicked with it");
+                if let Some(local) = locals.get_mut(self.learned) {
+                    *local = (source, port);
+                }
+                self.learned += 1;
             }
         }
         sent

@@ -11,8 +11,8 @@ use ulvs::conn::ConnTable;
 use ulvs::director::snapshot::{Parts, Role, Service, Side, Snapshot, SnapshotId};
 use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
 use ulvs::lvs::{
-    Endpoint, ForwardMethod, Limits, RealKey, RealLive, RealServer, ServiceKey, ServiceSpec,
-    Thresholds, Timeouts, Tunables, Weight,
+    Endpoint, ForwardMethod, Limits, Masquerading, RealKey, RealLive, RealServer, ServiceKey,
+    ServiceSpec, SourcePool, Thresholds, Timeouts, Tunables, Weight,
 };
 use ulvs::time::{Duration, Instant};
 use ulvs::wire::{Mac, Packet, Rx};
@@ -26,14 +26,23 @@ pub struct World {
     pub table: Arc<ConnTable>,
 }
 
-fn snapshot(index: bool, entries: usize) -> Snapshot {
+/// Addresses that full NAT speaks from: 252,000 local ends for each of four real servers.
+const LOCALS: [[u8; 4]; 5] = [
+    [192, 168, 1, 200],
+    [192, 168, 1, 201],
+    [192, 168, 1, 202],
+    [192, 168, 1, 203],
+    [192, 168, 1, 204],
+];
+
+fn snapshot(index: bool, entries: usize, method: ForwardMethod) -> Snapshot {
     let real = |number: u8| {
         let endpoint = Endpoint::new(IpAddr::from(server_of(number).to_be_bytes()), 80);
         RealServer {
             key: RealKey(endpoint),
             weight: Weight(1),
             last_weight: Weight(1),
-            method: ForwardMethod::Masq,
+            method,
             thresholds: Thresholds::default(),
             live: Arc::new(RealLive::new(number.into(), endpoint, 1)),
         }
@@ -57,6 +66,10 @@ fn snapshot(index: bool, entries: usize) -> Snapshot {
             0
         },
         ..Limits::default()
+    };
+    let pool = SourcePool {
+        addresses: LOCALS.map(Into::into).to_vec(),
+        ..SourcePool::default()
     };
     Snapshot::new(Parts {
         id: SnapshotId(1),
@@ -82,13 +95,19 @@ fn snapshot(index: bool, entries: usize) -> Snapshot {
         timeouts: Timeouts::default(),
         limits,
     })
+    .with_pools(&Masquerading::default(), &pool)
 }
 
 impl World {
     /// `flows` connections, each opened by SYN, SYN-ACK and ACK through the worker itself.
-    pub fn established(flows: usize, index: bool) -> World {
+    pub fn established(flows: usize, index: bool, method: ForwardMethod) -> World {
+        let locals = match method {
+            ForwardMethod::FullNat => vec![(0, 0); flows + 1024],
+            _ => vec![],
+        };
         let plan = Arc::new(Plan {
             servers: RwLock::new(vec![0; flows + 1024]),
+            locals: RwLock::new(locals),
             flows,
             flags: AtomicU64::new(0),
             cursor: AtomicU64::new(u64::MAX),
@@ -109,6 +128,7 @@ impl World {
             let tx = BenchTx {
                 plan: Arc::clone(&plan),
                 learns,
+                learned: 0,
                 sum: 0,
             };
             (
@@ -120,7 +140,7 @@ impl World {
             number: 0,
             table: Arc::clone(&table),
             neighbours: Arc::new(Neighbours::new(64)),
-            snapshot: Arc::new(snapshot(index, flows)),
+            snapshot: Arc::new(snapshot(index, flows, method)),
             ports: vec![half(true), half(false)],
             seed: 3,
             story: false,
@@ -168,6 +188,7 @@ impl World {
 pub fn bare(flows: usize, frames: usize) -> usize {
     let plan = Arc::new(Plan {
         servers: RwLock::new(vec![0; flows + 1024]),
+        locals: RwLock::default(),
         flows,
         flags: AtomicU64::new(0x10),
         cursor: AtomicU64::new(u64::MAX),
