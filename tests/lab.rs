@@ -269,6 +269,44 @@ fn full_nat_needs_no_way_back_to_the_client() {
     place.assert_empty();
 }
 
+/// The same network over IPv6; neighbours are found by neighbour discovery alone.
+#[test]
+fn nat_balances_over_ipv6_too() {
+    let place = Place::new();
+    for way in [&[][..], &["--nic", "mmsg", "--workers", "2"]] {
+        let words = [&["v6", "--requests", "400", "--json"], way].concat();
+        let report = place.json(&words);
+        let served = serde_json::json!({ "rs1": 200, "rs2": 100, "rs3": 100 });
+        assert_eq!(
+            (&report["failed"], &report["served"]),
+            (&0.into(), &served),
+            "{way:?}"
+        );
+        assert_eq!(
+            report["account"]["dropped"], 0,
+            "{way:?}: {}",
+            report["account"]
+        );
+        let outward = &report["outward"];
+        assert_eq!(outward["failed"], 0, "{outward:#}");
+        assert_eq!(
+            outward["calls"][0]["page"], "world fd00:c::1",
+            "{outward:#}"
+        );
+        assert_eq!(report["masqueraded"], 9);
+        place.assert_empty();
+    }
+    let said = place.fine(&["v6", "--requests", "4"]);
+    for part in [
+        "VIP [fd00:c::1]:80",
+        "rs1 fd00:5::11 weight 2",
+        "forward   Masq: target [fd00:c::1]:80 -> [fd00:5::1",
+    ] {
+        assert!(said.contains(part), "{part:?} is missing in\n{said}");
+    }
+    place.assert_empty();
+}
+
 /// In these labs the real servers answer the client themselves.
 #[test]
 fn answers_go_past_the_director_of_direct_routing_and_of_tunnels() {
@@ -474,7 +512,7 @@ fn an_ordinary_user_has_labs_too() {
         serde_json::json!({ "rs1": 50, "rs2": 25, "rs3": 25 })
     );
     assert_called_from_inside(&report);
-    for lab in ["fnat", "dr"] {
+    for lab in ["fnat", "dr", "v6"] {
         let report = place.json(&[lab, "--requests", "100", "--json"]);
         assert_eq!(report["failed"], 0, "{lab}");
     }
@@ -719,6 +757,7 @@ fn wrong_words_are_refused_before_anything_is_made() {
         &["nat", "--nic", "pigeon"][..],
         &["nat", "--workers", "0"],
         &["dr", "--nic", "tun"],
+        &["v6", "--nic", "tun"],
         &["tun", "--type", "pigeon"],
         &["nat", "--requests", "-1"],
         &["nat", "--requests", "0"],

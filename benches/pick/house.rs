@@ -93,6 +93,7 @@ impl House {
         };
         let plan = Plan {
             servers: RwLock::new(Vec::new()),
+            locals: RwLock::default(),
             flows: established,
             flags: AtomicU64::new(0),
             cursor: AtomicU64::new(u64::MAX),
@@ -201,6 +202,7 @@ impl House {
             let tx = BenchTx {
                 plan: Arc::clone(&self.plan),
                 learns: Arc::default(),
+                learned: 0,
                 sum: 0,
             };
             (Box::new(rx) as Box<dyn Rx>, Box::new(tx) as Box<dyn Tx>)

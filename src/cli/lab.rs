@@ -54,6 +54,8 @@ enum What {
     Dr(Past),
     /// LVS-TUN: real servers behind a router, which unwrap with a decapsulator of ours
     Tun(Tun),
+    /// LVS-NAT over IPv6: the same hosts, and neighbour discovery
+    V6(Past),
     /// The same hosts, but the director's kernel routes and ulvs is not there: the baseline
     Route(Run),
     /// Run a command in a host of a lab that is up
@@ -109,6 +111,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         What::Nat(words) => balance(&words, &Topology::nat(words.path()), None),
         What::Fnat(words) => balance(&words, &Topology::full_nat(words.path()), None),
         What::Dr(words) => balance(&words.nat(), &Topology::direct(Path::Frames), None),
+        What::V6(words) => balance(&words.nat(), &Topology::six(), None),
         What::Tun(words) => {
             let topology = Topology::tunnel(Path::Frames);
             balance(&words.past.nat(), &topology, Some(words.tunnel()))

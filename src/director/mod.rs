@@ -15,6 +15,7 @@ use crate::wire::{self, Frame, Layout, Malformed, Packet};
 pub mod admit;
 mod bypass;
 pub mod classify;
+mod discovery;
 pub mod errors;
 pub mod fragments;
 pub mod ftp;
@@ -180,6 +181,7 @@ impl Director {
         match p.kind(own, prepared) {
             Shape::NotForUs(why) => stack::pass_by(p, own, why),
             Shape::Arp => stack::hear_arp(p, own),
+            Shape::Discovery => discovery::hear(p, own),
             Shape::IcmpError => self.relate_error(p, own),
             Shape::Echo(echo) => self.handle_echo(echo, p, own),
             Shape::Fragment => self.handle_fragment(p, index, own),
@@ -378,6 +380,7 @@ impl From<Malformed> for DropReason {
 enum Shape {
     NotForUs(NotForUs),
     Arp,
+    Discovery,
     IcmpError,
     /// An echo, where hosts are masqueraded.
     Echo(Echo),
@@ -409,6 +412,8 @@ impl<P: Probe> Passage<'_, '_, P> {
         let packet = &self.packet;
         match packet.layout.kind {
             Kind::Arp => return Shape::Arp,
+            // Asked of a group, so not by our MAC address.
+            Kind::V6 if !port.raw_ip && packet.is_discovery() => return Shape::Discovery,
             Kind::Other => return Shape::NotForUs(NotForUs::Stranger),
             _ => {}
         }

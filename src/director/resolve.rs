@@ -11,6 +11,7 @@ use super::verdict::{DropReason, Verdict};
 use crate::time::{Duration, Instant};
 use crate::wire::Mac;
 use crate::wire::arp::Arp;
+use crate::wire::ndp::Discovery;
 use crate::wire::packet::ETHERNET_LEN;
 
 /// How long a frame waits for a MAC address: three questions.
@@ -110,12 +111,16 @@ fn ask(egress: usize, next_hop: IpAddr, own: &mut Own) {
         snapshot, outbox, ..
     } = own;
     let port = &snapshot.ports[egress];
-    let IpAddr::V4(target) = next_hop else { return };
-    let sender = snapshot.source_on(egress, next_hop);
-    let IpAddr::V4(sender) = sender else { return };
-    outbox.add(egress, |out| {
-        Arp::request(port.mac, sender, target).frame(out)
-    });
+    match (next_hop, snapshot.source_on(egress, next_hop)) {
+        (IpAddr::V4(target), IpAddr::V4(sender)) => outbox.add(egress, |out| {
+            Arp::request(port.mac, sender, target).frame(out)
+        }),
+        // Who has no address there cannot be answered.
+        (IpAddr::V6(target), IpAddr::V6(sender)) if !sender.is_unspecified() => {
+            outbox.add(egress, |out| Discovery::ask(port.mac, sender, target, out))
+        }
+        _ => false,
+    };
 }
 
 /// Sends or gives up the frames that waited: call it once a breath.

@@ -1,7 +1,7 @@
 //! The whole packet path in memory: a worker between two interfaces, a client and real servers played
 //! by hand.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use super::snapshot::{Parts, Service};
@@ -176,6 +176,18 @@ fn tcp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), ports: (u16, u16), flags: &str) 
     builder
         .write(&mut frame, b"payload")
         .expect("a vector takes everything");
+    frame
+}
+
+/// A whole TCP segment over IPv6 that opens a connection.
+fn syn6(to: (Mac, Mac), ends: ((Ipv6Addr, u16), (Ipv6Addr, u16))) -> Vec<u8> {
+    let (source, target) = ends;
+    let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0);
+    let builder = builder.ipv6(source.0.octets(), target.0.octets(), 64);
+    let builder = builder.tcp(source.1, target.1, 1000, 4096).syn();
+    let mut frame = Vec::new();
+    let written = builder.write(&mut frame, b"");
+    written.expect("a vector takes everything");
     frame
 }
 
@@ -502,6 +514,7 @@ fn an_error_under_one_packet_scheduling_leaves_no_count() {
     assert_eq!((house.table.len(), house.live.total()), (0, 0));
 }
 
+mod discovery_tests;
 mod fragment_tests;
 mod ftp_tests;
 mod full_nat_tests;

@@ -3,6 +3,7 @@
 //! floating gateway 192.168.1.254.
 
 mod others;
+mod six;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -339,7 +340,7 @@ impl Topology {
         let client = client.map_or(String::new(), |address| address.to_string());
         let middle = match self.path {
             Path::Kernel => "the kernel routes".to_string(),
-            Path::Frames | Path::Tun => format!("VIP {}:{}", self.vip, self.port),
+            Path::Frames | Path::Tun => format!("VIP {}", SocketAddr::new(self.vip, self.port)),
         };
         let gateway = format!("gateway {}", self.gateway.address);
         let left = ["client", client.as_str(), ""];
@@ -551,7 +552,8 @@ mod tests {
         let all = [Path::Frames, Path::Tun, Path::Kernel].map(Topology::nat);
         let others = [Path::Frames, Path::Tun].map(Topology::full_nat);
         let past = [Topology::direct, Topology::tunnel].map(|make| make(Path::Frames));
-        for topology in all.into_iter().chain(others).chain(past) {
+        let everybody = all.into_iter().chain(others).chain(past);
+        for topology in everybody.chain([Topology::six()]) {
             let mut macs = Vec::new();
             for host in &topology.hosts {
                 assert!(host.name.len() <= 11);

@@ -157,6 +157,15 @@ fn open_socket<T>(
     filter(if is_shared { &nothing } else { &wanted })?;
     let made = prepare(&fd, options)?;
     sys::bind_packet(&fd, index, ETH_P_ALL).map_err(failed("bind an AF_PACKET socket"))?;
+    // Neighbour discovery asks groups that only the director knows to be in. Where the interface cannot
+    // take all groups it takes those it can.
+    let groups = libc::packet_mreq {
+        mr_ifindex: index.cast_signed(),
+        mr_type: libc::PACKET_MR_ALLMULTI as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let _ = sys::set_option(&fd, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &groups);
     // The kernel leaves an error behind when the interface is down; it is no reason not to start.
     let down = sys::take_error(&fd) == libc::ENETDOWN;
     if is_shared {

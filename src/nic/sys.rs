@@ -18,6 +18,8 @@ unsafe impl Plain for libc::c_int {}
 unsafe impl Plain for u32 {}
 // SAFETY: as above.
 unsafe impl Plain for libc::tpacket_req {}
+// SAFETY: as above; there is no padding between them.
+unsafe impl Plain for libc::packet_mreq {}
 // SAFETY: as above.
 unsafe impl Plain for libc::tpacket_stats {}
 // SAFETY: as above.

@@ -10,6 +10,7 @@ pub mod encap;
 pub mod frag;
 pub mod icmp;
 pub mod memory;
+pub mod ndp;
 pub mod nic;
 pub mod offload;
 pub mod options;

@@ -2,7 +2,7 @@
 //! the same.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -64,13 +64,13 @@ impl Outward {
                 return report.answered();
             }
             let seen = |text: &Option<String>| {
-                let wanted = self.seen_as.to_string();
-                let address = text.as_ref().and_then(|text| text.split(' ').nth(1));
-                let address = address.map(|end| end.rsplit_once(':').map_or(end, |(host, _)| host));
-                address.is_some_and(|address| address != wanted)
+                let address = text.as_ref()?.split(' ').nth(1)?;
+                let with_port = address.parse::<SocketAddr>().map(|end| end.ip());
+                with_port.or_else(|_| address.parse()).ok()
             };
-            let otherwise = [seen(&report.page), seen(&report.datagram)];
-            let otherwise = otherwise.into_iter().filter(|other| *other).count();
+            let seen = [seen(&report.page), seen(&report.datagram)];
+            let seen = seen.into_iter().flatten();
+            let otherwise = seen.filter(|address| *address != self.seen_as).count();
             WAYS - report.answered() + otherwise
         };
         self.calls.iter().map(wrong).sum()

@@ -68,7 +68,7 @@ impl Nat {
     }
 }
 
-/// A lab in which answers go past the director.
+/// A lab in which the director must see frames.
 #[derive(clap::Args)]
 pub(super) struct Past {
     #[command(flatten)]
