@@ -192,11 +192,11 @@ fn v6_in(text: &[u8]) -> Option<IpAddr> {
     Some(address.into())
 }
 
-/// A port, of which only the lower 16 bits are kept, as in the kernel. 0 is none.
+/// A port; 0 is none, and what is beyond the last one neither.
 fn port_in(text: &[u8]) -> Option<u16> {
     let number = text.iter().try_fold(0u16, |number, digit| {
         let digit = char::from(*digit).to_digit(10)?;
-        Some(number.wrapping_mul(10).wrapping_add(digit as u16))
+        number.checked_mul(10)?.checked_add(digit as u16)
     })?;
     (number != 0).then_some(number)
 }
