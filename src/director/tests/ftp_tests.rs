@@ -523,3 +523,25 @@ fn nothing_is_heard_before_a_connection_is_established_or_without_the_helper() {
     session.send(true, 0x18, b"PORT 172,16,3,9,156,70\r\n");
     assert_eq!(session.house.table.len(), 1);
 }
+
+/// An answer that fills its frame, and grows: it leaves in two, and what follows is counted right.
+#[test]
+fn an_answer_that_outgrows_the_link_is_cut() {
+    let mut session = Session::new();
+    session.client_says("PASV\r\n");
+    let mut text = b"227 (1,1,1,1,4,5)\r\n".to_vec();
+    text.resize(1500 - 20 - 32, b'x');
+    let (seq, ack) = session.server;
+    let frame = segment(OUT, (RIP, CLIENT), (21, 40021), (seq, ack), 0x18, &text);
+    let (outside, _) = session.house.inside_says(&frame);
+    let lens: Vec<usize> = outside.iter().map(|frame| frame.bytes.len() - 14).collect();
+    assert_eq!(lens, [1500, 23]);
+    let mut whole = outside[0].bytes[34..].to_vec();
+    whole.extend_from_slice(&outside[1].bytes[34..]);
+    let pseudo = checksum::pseudo_header(VIP.into(), CLIENT.into(), number::TCP, whole.len());
+    assert_eq!(Sum::of(&whole).plus(pseudo).folded(), 0xffff);
+    assert!(whole[32..].starts_with(b"227 (10,0,0,100,4,5)\r\nxxx"));
+    session.server.0 += text.len() as u32;
+    let after = session.send(false, 0x18, b"200 z\r\n").expect("forwarded");
+    assert_eq!(after.0, session.server.0 + 3);
+}
