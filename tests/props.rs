@@ -14,13 +14,15 @@ use ulvs::director::DropReason;
 use ulvs::director::ftp::Ftp;
 use ulvs::director::helper::{AppHelper, Ends};
 use ulvs::forward;
+use ulvs::forward::tunnel::Ends;
 use ulvs::lvs::tuple::{PackedAddress, Tuple, pack};
-use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive};
+use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive, Tunnel, TunnelChecksum};
 use ulvs::rng::Rng;
 use ulvs::time::Instant;
 use ulvs::wire::checksum::Delta;
+use ulvs::wire::encap::{self, Outer};
 use ulvs::wire::packet::{Fragment, Kind};
-use ulvs::wire::{Layout, Offload, Packet};
+use ulvs::wire::{Frame, FrameMeta, Layout, Offload, Packet};
 
 #[path = "../tools/fuzz/src/lib.rs"]
 mod fuzz;
@@ -184,6 +186,48 @@ fn opening(
     }
 }
 
+/// Every tunnel that ipvsadm makes.
+fn tunnel() -> impl Strategy<Value = Tunnel> {
+    use TunnelChecksum::{Full, No, Remote};
+    let gue = (
+        1..=u16::MAX,
+        prop_oneof![Just(No), Just(Full), Just(Remote)],
+    );
+    prop_oneof![
+        Just(Tunnel::Ipip),
+        gue.prop_map(|(port, checksum)| Tunnel::Gue { port, checksum }),
+        prop_oneof![Just(No), Just(Full)].prop_map(|checksum| Tunnel::Gre { checksum }),
+    ]
+}
+
+/// A frame in an envelope, and the envelope's length.
+fn wrapped(
+    bytes: Vec<u8>,
+    offload: Offload,
+    outer: impl FnOnce(&Packet<'_>) -> Outer,
+) -> (Vec<u8>, usize) {
+    let mut buffer = vec![0xee; encap::OUTER_LEN_MAX];
+    buffer.extend_from_slice(&bytes);
+    let mut meta = FrameMeta {
+        start: encap::OUTER_LEN_MAX as u32,
+        end: buffer.len() as u32,
+        offload,
+        ..FrameMeta::default()
+    };
+    let mut frame = Frame {
+        buffer: &mut buffer,
+        meta: &mut meta,
+    };
+    let layout = Layout::parse(frame.bytes(), false).expect("a good frame");
+    let mut packet = Packet::new(&mut frame, layout);
+    let outer = outer(&packet);
+    assert!(packet.wrap(&outer), "there is room");
+    let place = packet.place();
+    assert_eq!(place.offload, Offload::default());
+    frame.moved(place);
+    (frame.bytes().to_vec(), outer.len())
+}
+
 /// Ready for this address.
 fn ready(address: IpAddr) -> forward::Outcome {
     forward::Outcome::Ready(address)
@@ -253,6 +297,47 @@ proptest! {
         });
         mirror(&mut frame);
         prop_assert_eq!(before, frame);
+    }
+
+    #[test]
+    fn a_tunnel_there_and_back_is_the_identity(
+        [client, vip, _] in any_ends(),
+        [source, target, _] in any_ends(),
+        cargo in cargo(),
+        tunnel in tunnel(),
+        hash in any::<u64>(),
+        keep_whole in any::<bool>(),
+    ) {
+        let (frame, offload) = cargo.frame(client, vip);
+        // A real server has no device before it that would finish a sum.
+        let (finished, _) = Cargo { partial: false, ..cargo.clone() }.frame(client, vip);
+        let (wrapped, len) = wrapped(frame, offload, |packet| {
+            let ends = Ends { source: source.0, target: target.0, ident: 7, hash, keep_whole };
+            forward::tunnel::outer(packet, tunnel, ends)
+        });
+        prop_assert_eq!(wrapped.len(), finished.len() + len);
+        let (_, inner) = guests::packet_of(&finished).expect("whole");
+        let (_, outer) = guests::packet_of(&wrapped).expect("whole");
+        prop_assert!(header_sum_is_right(outer), "{outer:02x?}");
+        let (header, protocol, from, to) = frames::read_ip(outer).expect("whole");
+        prop_assert_eq!((from, to), (source.0, target.0));
+        let between = match tunnel {
+            Tunnel::Ipip => 0,
+            Tunnel::Gue { .. } => 12,
+            Tunnel::Gre { checksum: TunnelChecksum::No } => 4,
+            Tunnel::Gre { .. } => 8,
+        };
+        prop_assert_eq!(header + between, len);
+        prop_assert_eq!(&outer[len..], inner);
+        prop_assert_eq!(encap::unwrap(outer), Some(inner));
+        match tunnel {
+            Tunnel::Gue { checksum: TunnelChecksum::No, .. } => prop_assert_eq!(&outer[header + 6..][..2], [0, 0]),
+            Tunnel::Gue { .. } => prop_assert!(frames::sums_are_right(outer), "{outer:02x?}"),
+            Tunnel::Gre { checksum: TunnelChecksum::Full } => {
+                prop_assert_eq!(frames::checksum(&[&outer[header..]]), 0);
+            }
+            _ => prop_assert!(protocol != frames::UDP),
+        }
     }
 
     #[test]

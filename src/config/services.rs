@@ -13,7 +13,7 @@ use super::section::{Section, Word};
 use super::words::{FlagFault, can_serve, flag_bit};
 use crate::lvs::{
     Endpoint, Family, ForwardMethod, Netmask, Persistence, Protocol, RealKey, ServiceFlags,
-    ServiceKey, ServiceSpec, Thresholds, Tunnel, Weight,
+    ServiceKey, ServiceSpec, Thresholds, Tunnel, TunnelChecksum, Weight,
 };
 
 const SERVICE_KEYS: &[&str] = &[
@@ -30,7 +30,16 @@ const SERVICE_KEYS: &[&str] = &[
     "engine",
     "real",
 ];
-const REAL_KEYS: &[&str] = &["address", "weight", "method", "upper", "lower"];
+const REAL_KEYS: &[&str] = &[
+    "address",
+    "weight",
+    "method",
+    "upper",
+    "lower",
+    "tunnel",
+    "tunnel_port",
+    "tunnel_checksum",
+];
 
 const PROTOCOLS: [(&str, Protocol); 3] = [
     ("tcp", Protocol::TCP),
@@ -43,6 +52,25 @@ const METHODS: [(&str, ForwardMethod); 4] = [
     ("route", ForwardMethod::Route),
     ("tunnel", ForwardMethod::Tunnel),
     ("fnat", ForwardMethod::FullNat),
+];
+
+/// What LVS-TUN wraps packets in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TunnelKind {
+    Ipip,
+    Gue,
+    Gre,
+}
+
+const TUNNELS: [(&str, TunnelKind); 3] = [
+    ("ipip", TunnelKind::Ipip),
+    ("gue", TunnelKind::Gue),
+    ("gre", TunnelKind::Gre),
+];
+const CHECKSUMS: [(&str, TunnelChecksum); 3] = [
+    ("no", TunnelChecksum::No),
+    ("full", TunnelChecksum::Full),
+    ("remote", TunnelChecksum::Remote),
 ];
 
 /// All services with their servers, in the order of the file.
@@ -266,6 +294,7 @@ fn real(
     let method = method(section, problems).unwrap_or_default();
     let weight = section.integer("weight", 0..=i64::from(i32::MAX), problems);
     let thresholds = thresholds(section, problems);
+    let tunnel = tunnel(section, method, problems);
     let word = section.text("address", problems)?;
     let (address, port) = endpoint(&word, problems)?;
     if !can_serve(address) {
@@ -290,7 +319,7 @@ fn real(
         weight: Weight(weight),
         method,
         thresholds,
-        tunnel: Tunnel::Ipip,
+        tunnel,
     };
     Some((real, word.span))
 }
@@ -307,6 +336,48 @@ fn method(section: &Section<'_>, problems: &mut Problems) -> Option<ForwardMetho
         return None;
     }
     section.choice("method", &METHODS, problems)
+}
+
+/// What the packets to a server are wrapped in; IP in IP if nothing is said.
+fn tunnel(section: &Section<'_>, method: ForwardMethod, problems: &mut Problems) -> Tunnel {
+    for key in ["tunnel", "tunnel_port", "tunnel_checksum"] {
+        if section.has(key) && method != ForwardMethod::Tunnel {
+            let what = format!("{key} has no effect without method = \"tunnel\"");
+            problems.add(section.key_span(key), what, "");
+        }
+    }
+    let kind = section.choice("tunnel", &TUNNELS, problems);
+    let kind = kind.unwrap_or(TunnelKind::Ipip);
+    let port = section.integer("tunnel_port", 1..=i64::from(u16::MAX), problems);
+    let checksum = section.choice("tunnel_checksum", &CHECKSUMS, problems);
+    if port.is_some() && kind != TunnelKind::Gue {
+        let what = "only gue has a port";
+        problems.add(section.key_span("tunnel_port"), what, "");
+    }
+    let summed = match kind {
+        TunnelKind::Ipip => checksum.is_none(),
+        TunnelKind::Gre => checksum != Some(TunnelChecksum::Remote),
+        TunnelKind::Gue => true,
+    };
+    if !summed {
+        let what = "this tunnel knows no such checksum";
+        problems.add(section.key_span("tunnel_checksum"), what, "");
+    }
+    let checksum = checksum.unwrap_or_default();
+    match (kind, port) {
+        (TunnelKind::Ipip, _) => Tunnel::Ipip,
+        (TunnelKind::Gre, _) => Tunnel::Gre { checksum },
+        (TunnelKind::Gue, Some(port)) => Tunnel::Gue {
+            port: u16::try_from(port).expect("in range"),
+            checksum,
+        },
+        (TunnelKind::Gue, None) => {
+            if !section.has("tunnel_port") {
+                section.require("tunnel_port", "6080", problems);
+            }
+            Tunnel::Ipip
+        }
+    }
 }
 
 fn thresholds(section: &Section<'_>, problems: &mut Problems) -> Thresholds {

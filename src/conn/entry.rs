@@ -124,7 +124,8 @@ impl Conn {
         let tuple = opening.tuple;
         let mut word = flag::INACTIVE | u32::from(State::initial(tuple.protocol()).number());
         word |= (opening.method as u32) << flag::METHOD_SHIFT;
-        if !opening.method.is_nat() {
+        // What passes by has no real server, from which the kernel takes this flag (`ip_vs_leave`).
+        if !opening.method.is_nat() && opening.method != ForwardMethod::Bypass {
             word |= flag::NO_OUTPUT;
         }
         if opening.template {

@@ -163,8 +163,9 @@ impl Director {
         if P::ON {
             passage.probe.step(Step::Ended(verdict));
         }
-        let (start, place) = (passage.packet.start(), passage.packet.place());
-        if start != frame.meta.start {
+        let packet = &passage.packet;
+        let moved = packet.is_wrapped().then(|| packet.place());
+        if let Some(place) = moved {
             frame.moved(place);
         }
         verdict

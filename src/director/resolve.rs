@@ -59,7 +59,64 @@ pub fn send<P: Probe>(
     if p.cut_to != 0 {
         return fragments::send_cut(egress, p, own);
     }
+    if p.packet.is_wrapped() && !own.pieces.frames().is_empty() {
+        return send_behind(egress, p, own);
+    }
     Verdict::Forward { port: egress }
+}
+
+/// Sends an enveloped packet behind the segments of this breath, which would else overtake it.
+fn send_behind<P: Probe>(egress: usize, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    let (packet, offload) = (&p.packet, p.packet.offload);
+    let sent = own.pieces.add_received(egress, 1, offload, |out| {
+        out.extend_from_slice(packet.frame());
+    });
+    if sent {
+        Verdict::Held
+    } else {
+        Verdict::Drop(DropReason::FragmentLimit)
+    }
+}
+
+/// An Ethernet header of our own, or nothing where there is none.
+#[derive(Clone, Copy)]
+pub struct LinkHeader {
+    bytes: [u8; ETHERNET_LEN],
+    len: usize,
+}
+
+impl LinkHeader {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// What stands before an IP packet of our own to `next_hop`; `None` if that is not known yet, and then it
+/// is asked for.
+pub fn link_header(
+    egress: usize,
+    next_hop: IpAddr,
+    now: Instant,
+    own: &mut Own,
+) -> Option<LinkHeader> {
+    let (raw_ip, source) = (
+        own.snapshot.ports[egress].raw_ip,
+        own.snapshot.ports[egress].mac,
+    );
+    let mut bytes = [0; ETHERNET_LEN];
+    if raw_ip {
+        return Some(LinkHeader { bytes, len: 0 });
+    }
+    let target = find_mac(egress, next_hop, now, own)?;
+    let ether_type: u16 = if next_hop.is_ipv4() { 0x0800 } else { 0x86dd };
+    bytes[..6].copy_from_slice(&target.0);
+    bytes[6..12].copy_from_slice(&source.0);
+    bytes[12..].copy_from_slice(&ether_type.to_be_bytes());
+    Some(LinkHeader {
+        bytes,
+        len: ETHERNET_LEN,
+    })
 }
 
 /// Sends an IP packet of our own that `build` appends; false if this breath has made enough. One whose
@@ -71,22 +128,11 @@ pub fn send_own(
     own: &mut Own,
     build: impl FnOnce(&mut Vec<u8>),
 ) -> bool {
-    let (raw_ip, source) = (
-        own.snapshot.ports[egress].raw_ip,
-        own.snapshot.ports[egress].mac,
-    );
-    let mac = match raw_ip {
-        true => Some(Mac::default()),
-        false => find_mac(egress, next_hop, now, own),
+    let Some(link) = link_header(egress, next_hop, now, own) else {
+        return true;
     };
-    let Some(mac) = mac else { return true };
-    let ether_type: u16 = if next_hop.is_ipv4() { 0x0800 } else { 0x86dd };
     own.outbox.add(egress, |out| {
-        if !raw_ip {
-            out.extend_from_slice(&mac.0);
-            out.extend_from_slice(&source.0);
-            out.extend_from_slice(&ether_type.to_be_bytes());
-        }
+        out.extend_from_slice(link.bytes());
         build(out);
     })
 }

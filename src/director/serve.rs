@@ -284,19 +284,20 @@ pub(super) fn way_towards<P: Probe>(
 ) -> Result<Way, Verdict> {
     let Some((egress, next_hop)) = own.snapshot.route_to(next) else {
         let error = IcmpError::HostUnreachable;
-        return Err(stack::complain(p, own, error, DropReason::NoRoute));
+        return Err(refuse(conn, error, DropReason::NoRoute, p, own));
     };
     let link = own.snapshot.ports[egress].mtu;
+    // LVS-DR sends to a neighbour: nothing was learned of that (`FLOWI_FLAG_KNOWN_NH`).
     let mtu = match conn.server() {
-        Some(server) => server.path.get(link, p.now),
-        None => link,
+        Some(server) if conn.method() != ForwardMethod::Route => server.path.get(link, p.now),
+        _ => link,
     };
     let way = Way {
         egress,
         next_hop,
         mtu,
     };
-    match travel(Direction::In, mtu, true, p, own) {
+    match travel(conn, Direction::In, mtu, true, p, own) {
         Some(verdict) => Err(verdict),
         None => Ok(way),
     }
@@ -323,7 +324,7 @@ pub(super) fn way_back<P: Probe>(
         next_hop,
         mtu,
     };
-    match travel(Direction::Out, mtu, true, p, own) {
+    match travel(conn, Direction::Out, mtu, true, p, own) {
         Some(verdict) => Err(verdict),
         None => Ok(way),
     }
@@ -357,6 +358,37 @@ pub(super) fn send_on<P: Probe>(way: Way, p: &mut Passage<'_, '_, P>, own: &mut 
     resolve::send(way.egress, way.next_hop, p, own)
 }
 
+/// Drops a packet of a client and tells him so. What the director says of a connection's packets counts
+/// as sent on the connection (`ip_vs_out_icmp`, at LOCAL_OUT).
+pub(super) fn refuse<P: Probe>(
+    conn: &Conn,
+    error: IcmpError,
+    reason: DropReason,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let before = own.outbox.frames().len();
+    let verdict = stack::complain_to_client(p, own, error, reason);
+    count_said(conn, before, p, own);
+    verdict
+}
+
+/// Counts what was said since the outbox held `before` frames; says if anything was.
+pub(super) fn count_said<P: Probe>(
+    conn: &Conn,
+    before: usize,
+    p: &Passage<'_, '_, P>,
+    own: &Own,
+) -> bool {
+    let l3 = usize::from(p.packet.layout.l3);
+    let said = own.outbox.frames().iter().skip(before);
+    let bytes: usize = said.map(|frame| frame.bytes.len() - l3).sum();
+    if bytes != 0 {
+        count(conn, Direction::Out, bytes, own.worker);
+    }
+    bytes != 0
+}
+
 /// The director answered a segment in the name of a real server: that is its answer.
 pub(super) fn answered(conn: &Conn, segment: Segment, now: Instant, own: &Own) {
     conn.step(Direction::Out, segment, rules(own), now);
@@ -381,16 +413,22 @@ pub(super) fn is_local(conn: &Conn) -> bool {
 ///
 /// Who set DF is told if the packet is too long, unless the way is not to be `held` to that, or it is
 /// itself an error, which is cut then.
-pub fn travel<P: Probe>(
+pub(super) fn travel<P: Probe>(
+    conn: &Conn,
     direction: Direction,
     mtu: u32,
     held: bool,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Verdict> {
+    let outward = direction == Direction::Out;
+    let complain = |error, reason, p: &mut Passage<'_, '_, P>, own: &mut Own| match outward {
+        true => stack::complain(p, own, error, reason),
+        false => refuse(conn, error, reason, p, own),
+    };
     if p.packet.ttl() <= 1 {
         let reason = DropReason::TtlExceeded;
-        return Some(stack::complain(p, own, IcmpError::TimeExceeded, reason));
+        return Some(complain(IcmpError::TimeExceeded, reason, p, own));
     }
     if direction != Direction::Out {
         p.packet.decrement_ttl();
@@ -399,7 +437,7 @@ pub fn travel<P: Probe>(
         && is_too_long(direction, mtu, held, p)
     {
         let told = IcmpError::TooLong(mtu.min(u32::from(u16::MAX)) as u16);
-        return Some(stack::complain(p, own, told, DropReason::TooLong));
+        return Some(complain(told, DropReason::TooLong, p, own));
     }
     if direction == Direction::Out {
         p.packet.decrement_ttl();

@@ -256,8 +256,12 @@ impl Snapshot {
         for (address, here) in &reals_at {
             let local =
                 address.is_loopback() || own.contains_key(address) || vips.contains_key(address);
+            let learned = here.iter().find(|(_, live)| live.path.is_learned());
             for (_, live) in here {
                 live.local.store(local, Relaxed);
+                if let Some((_, other)) = learned {
+                    live.path.share(&other.path);
+                }
             }
         }
         Snapshot {

@@ -214,13 +214,24 @@ fn say<P: Probe>(
     }
 }
 
-/// Nobody can be chosen: port unreachable, also for TCP (`ip_vs_leave`). It would come from the
-/// address that was asked, so nothing is said for an address that a mark service only passes on.
+/// Nobody can be chosen: port unreachable, also for TCP (`ip_vs_leave`).
 pub fn refuse_service<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
-    if !is_ours(own, &p.packet.target()) {
-        return Verdict::Drop(DropReason::NoRealServer);
+    complain_to_client(p, own, IcmpError::PortUnreachable, DropReason::NoRealServer)
+}
+
+/// Drops a packet of a client and tells him so. It would come from the address that was asked, so of
+/// IPv4 nothing is said for an address that a mark service only passes on (as recorded: the kernel has no
+/// route from there).
+pub fn complain_to_client<P: Probe>(
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+    error: IcmpError,
+    reason: DropReason,
+) -> Verdict {
+    if p.packet.is_v4() && !is_ours(own, &p.packet.target()) {
+        return Verdict::Drop(reason);
     }
-    complain(p, own, IcmpError::PortUnreachable, DropReason::NoRealServer)
+    complain(p, own, error, reason)
 }
 
 /// A packet whose IP options make no sense, or would choose its way, ends here.

@@ -521,3 +521,4 @@ mod full_nat_tests;
 mod mark_tests;
 mod masq_tests;
 mod sip_tests;
+mod tunnel_tests;

@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
-use super::{Director, Passage, serve, stack};
+use super::{Director, Passage, resolve, serve, stack};
 use crate::conn::{Conn, Direction};
 use crate::forward::tunnel::{self, Ends};
 use crate::lvs::{Endpoint, Flow, Protocol, Tunnel, Tuple};
 use crate::wire::answer::IcmpError;
-use crate::wire::encap::{self, Contents, Envelope};
+use crate::wire::encap::{self, Contents, Envelope, Outer};
+use crate::wire::gso::Segments;
 use crate::wire::icmp::Quote;
 use crate::wire::packet::{Kind, Layout};
 use crate::wire::{Offload, Packet};
@@ -25,11 +26,11 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
     let target = conn.real().address;
     let tunnel = conn.server().map_or(Tunnel::Ipip, |server| server.tunnel());
     let Some((egress, next_hop)) = own.snapshot.route_to(target) else {
-        return lost(p, own);
+        return lost(conn, p, own);
     };
     let source = own.snapshot.source_towards(egress, target, next_hop);
     if source.is_unspecified() {
-        return lost(p, own);
+        return lost(conn, p, own);
     }
     let link = own.snapshot.ports[egress].mtu;
     let path = conn
@@ -45,7 +46,7 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
         return Verdict::Drop(DropReason::TooLong);
     }
     let held = own.snapshot.tunables.pmtu_disc != 0;
-    if let Some(verdict) = serve::travel(Direction::In, mtu, held, p, own) {
+    if let Some(verdict) = serve::travel(conn, Direction::In, mtu, held, p, own) {
         return verdict;
     }
     let ends = Ends {
@@ -56,20 +57,69 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
         keep_whole: held,
     };
     let outer = tunnel::outer(&p.packet, tunnel, ends);
-    if !p.packet.wrap(&outer) {
-        return Verdict::Drop(DropReason::TooLong);
-    }
     if P::ON {
         let (name, len) = (tunnel_name(tunnel), outer.len());
         let text = format!("Tunnel: in {name} from {source} to {target}, {len} bytes more");
         p.probe.step(Step::Said(text));
     }
+    if p.packet.offload.is_gso() {
+        return send_segments(outer, egress, next_hop, p, own);
+    }
+    if !p.packet.wrap(&outer) {
+        return Verdict::Drop(DropReason::TooLong);
+    }
     serve::send_on(serve::way(egress, next_hop, path), p, own)
 }
 
 /// There is no way to the real server, and the client is told so.
-fn lost<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
-    stack::complain(p, own, IcmpError::HostUnreachable, DropReason::NoRoute)
+fn lost<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    serve::refuse(
+        conn,
+        IcmpError::HostUnreachable,
+        DropReason::NoRoute,
+        p,
+        own,
+    )
+}
+
+/// Sends what a super-frame stands for, each segment in an envelope of its own: no device could cut it
+/// inside one.
+fn send_segments<P: Probe>(
+    mut outer: Outer,
+    egress: usize,
+    next_hop: IpAddr,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    let Some(segments) = Segments::new(&p.packet) else {
+        return Verdict::Drop(DropReason::TooLong);
+    };
+    let count = segments.len();
+    if !own.pieces.has_room(count) {
+        return Verdict::Drop(DropReason::FragmentLimit);
+    }
+    let Some(link) = resolve::link_header(egress, next_hop, p.now, own) else {
+        // Whoever sends super-frames sends them again.
+        return Verdict::Drop(DropReason::NoNeighbour);
+    };
+    for index in 0..count {
+        outer.ident = own.next_ident();
+        let carried = u32::from(index + 1 == count);
+        own.pieces
+            .add_received(egress, carried, Offload::default(), |out| {
+                out.extend_from_slice(link.bytes());
+                let at = out.len();
+                out.resize(at + outer.len(), 0);
+                segments.write(index, out);
+                let (head, inner) = out[at..].split_at_mut(outer.len());
+                outer.write(head, inner);
+            });
+    }
+    if P::ON {
+        let text = format!("a super-frame: {count} segments");
+        p.probe.step(Step::Said(text));
+    }
+    Verdict::Held
 }
 
 fn tunnel_name(tunnel: Tunnel) -> &'static str {
@@ -178,9 +228,13 @@ fn complain_about<P: Probe>(
         _ => IcmpError::Relayed { kind, code, rest },
     };
     let mut inner = p.packet.quoted()[enclosed.at..].to_vec();
+    // The kernel counts what it quotes, and then what it sends.
     serve::count(conn, Direction::Out, inner.len(), own.worker);
+    let before = own.outbox.frames().len();
     let inner = Packet::over(&mut inner, enclosed.layout, Offload::default());
-    stack::tell_client(&inner, error, p.now, own)
+    let verdict = stack::tell_client(&inner, error, p.now, own);
+    serve::count_said(conn, before, p, own);
+    verdict
 }
 
 /// Learns the longest packet on the way to a real server; returns what is left of it for the client's.

@@ -70,6 +70,20 @@ impl PathMtu {
         self.until.store((now + BELIEVED_FOR).as_nanos(), Relaxed);
     }
 
+    /// Was anything ever learned?
+    pub fn is_learned(&self) -> bool {
+        self.learned.load(Relaxed) != 0
+    }
+
+    /// It is the way to the same address as `other`: what was learned of that holds here, if nothing was
+    /// learned here.
+    pub fn share(&self, other: &PathMtu) {
+        if !self.is_learned() {
+            self.until.store(other.until.load(Relaxed), Relaxed);
+            self.learned.store(other.learned.load(Relaxed), Relaxed);
+        }
+    }
+
     /// What a client is told when a router has said `told`: the length that the route of the last packet
     /// allows. That one hears of the first news only when the next packet comes.
     pub fn tell(&self, told: u32, link: u32, now: Instant) -> u32 {

@@ -151,6 +151,22 @@ impl Packet<'_> {
         Some(if sum == 0 { 0xffff } else { sum })
     }
 
+    /// Gives a packet the transport checksum that it would have at another target, and leaves the target
+    /// as it is: what a host quotes that got it rewritten.
+    pub fn set_sum_of_target(&mut self, address: IpAddr, port: u16) {
+        let (target, target_port) = (self.target(), self.target_port());
+        self.set_target(address, port);
+        let at = self.l4()
+            + if self.layout.protocol == number::TCP {
+                16
+            } else {
+                6
+            };
+        let sum = self.word_at(at);
+        self.set_target(target, target_port);
+        self.put_word(at, sum);
+    }
+
     /// Writes the transport checksum that was left to a device, so that nothing is left to it. (A
     /// super-frame has one for each of its segments, and is none of this.)
     pub fn finish_sum(&mut self) {

@@ -235,7 +235,7 @@ impl Packet<'_> {
         outer.write(&mut head[l3 - len..], inner);
         let bytes = std::mem::take(&mut self.bytes);
         self.bytes = &mut bytes[..end];
-        self.start = start - len;
+        (self.start, self.wrapped) = (start - len, true);
         let kind = match outer.target {
             IpAddr::V4(_) => Kind::V4,
             IpAddr::V6(_) => Kind::V6,

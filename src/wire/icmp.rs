@@ -20,6 +20,8 @@ pub enum Message {
     Other,
 }
 
+/// Length of an echo's header: its identifier and number are in it.
+const ECHO_LEN: usize = 8;
 /// Offset of the quoted packet inside the message.
 const QUOTE_AT: usize = 8;
 
@@ -206,7 +208,8 @@ impl Packet<'_> {
             return None;
         }
         let at = QUOTE_AT + usize::from(quote.layout.l4);
-        echo_in(quote.layout.kind, self.transport().get(at..)?)
+        let header = self.transport().get(at..at + ECHO_LEN)?;
+        echo_in(quote.layout.kind, header)
     }
 
     /// Replaces an ICMP message's own source address; an ICMPv6 sum covers it.

@@ -8,6 +8,7 @@ pub mod cut;
 pub mod edit;
 pub mod encap;
 pub mod frag;
+pub mod gso;
 pub mod icmp;
 pub mod memory;
 pub mod ndp;

@@ -8,6 +8,12 @@ pub const VNET_HEADER_LEN: usize = 10;
 const F_NEEDS_CSUM: u8 = 1;
 const F_DATA_VALID: u8 = 2;
 
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_UDP_L4: u8 = 5;
+/// The first segment alone says that the sender's window was reduced (CWR).
+const GSO_ECN: u8 = 0x80;
+
 /// The decoded header. The default says nothing: the checksum is complete and it is one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
@@ -59,6 +65,16 @@ impl Offload {
     /// A super-frame: longer than the MTU, to be cut by the device.
     pub const fn is_gso(&self) -> bool {
         self.gso_type != 0
+    }
+
+    /// A super-frame of TCP segments, of either family.
+    pub const fn is_tcp_gso(&self) -> bool {
+        matches!(self.gso_type & !GSO_ECN, GSO_TCPV4 | GSO_TCPV6)
+    }
+
+    /// A super-frame of whole UDP datagrams; not one to be fragmented.
+    pub const fn is_udp_gso(&self) -> bool {
+        self.gso_type == GSO_UDP_L4
     }
 
     /// Payload bytes of each segment of a super-frame; 0 if it is none.

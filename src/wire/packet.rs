@@ -203,9 +203,9 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// The quoted eight bytes of a transport header are enough for ports.
+/// Is so much of a transport header quoted that its ports are there? As recorded, four bytes are enough.
 fn has_ports(len: usize, layout: &Layout) -> bool {
-    layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 8
+    layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 4
 }
 
 #[inline]
@@ -368,6 +368,8 @@ pub struct Packet<'a> {
     pub(super) bytes: &'a mut [u8],
     /// Where the frame begins. Before it is room to grow.
     pub(super) start: usize,
+    /// It is an envelope that was put around another packet here.
+    pub(super) wrapped: bool,
     /// Where things are.
     pub layout: Layout,
     /// What the device must still do.
@@ -382,6 +384,7 @@ impl<'a> Packet<'a> {
         Packet {
             bytes: &mut frame.buffer[..end],
             start,
+            wrapped: false,
             layout,
             offload: frame.meta.offload,
         }
@@ -393,6 +396,7 @@ impl<'a> Packet<'a> {
         Packet {
             bytes,
             start: 0,
+            wrapped: false,
             layout,
             offload,
         }
@@ -404,6 +408,7 @@ impl<'a> Packet<'a> {
         Packet {
             bytes: buffer,
             start,
+            wrapped: false,
             layout,
             offload: Offload::default(),
         }
@@ -418,9 +423,9 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Where the frame begins in its buffer.
-    pub fn start(&self) -> u32 {
-        self.start as u32
+    /// Was it put into an envelope since it was parsed?
+    pub fn is_wrapped(&self) -> bool {
+        self.wrapped
     }
 
     /// Where the network header lies in `bytes`.

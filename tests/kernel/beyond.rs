@@ -37,13 +37,6 @@ pub fn excuses(case: &Case, net: Option<Net>, steps: usize) -> BTreeSet<&'static
 
 fn of_call(call: &Call, net: Option<Net>, found: &mut BTreeSet<&'static str>) {
     match call {
-        Call::Change(Command::AddReal { real, .. } | Command::EditReal { real, .. }) => {
-            let address = real.key.0.address;
-            let own = net.is_some_and(|net| net.is_own(address)) || address.is_loopback();
-            if own {
-                found.insert("the director as its own real server");
-            }
-        }
         // To whom one only talks, one can talk about synchronisation; with packets, it must happen.
         Call::Change(Command::StartSync(_) | Command::StopSync(_))
             if net.is_none_or(|net| net.is_wired()) =>

@@ -48,7 +48,7 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     if packet.ttl() <= 1 {
         return complain(snapshot, side, &packet, IcmpError::TimeExceeded);
     }
-    let Some((port, next_hop)) = snapshot.route_to(target) else {
+    let Some((port, next_hop)) = snapshot.route_from(source, target) else {
         return Vec::new();
     };
     let egress = &snapshot.ports[port];

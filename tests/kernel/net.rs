@@ -81,8 +81,9 @@ impl Net {
         client.addresses = vec![
             (four(self.client4, 1), 24),
             (self.vip4.into(), 32),
-            (six(self.client6, 1), 64),
+            // Of equals the kernel speaks from the one that was added last.
             (six(self.client6, self.vip6), 128),
+            (six(self.client6, 1), 64),
         ];
         client.routes.extend([
             (Ipv4Addr::UNSPECIFIED.into(), 0, Some(gateway.0)),
@@ -107,13 +108,6 @@ impl Net {
             })
             .collect();
         vec![client, server]
-    }
-
-    /// Is it an address of the director, VIPs included?
-    pub fn is_own(&self, address: IpAddr) -> bool {
-        let ports = self.ports();
-        let mut own = ports.iter().flat_map(|port| &port.addresses);
-        own.any(|(own, _)| *own == address)
     }
 
     /// The number of a real server, from its address: the last byte of its MAC address.

@@ -1,0 +1,153 @@
+//! Tunnels through the whole packet path: super-frames, frames that came with an unfinished sum, limits.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::*;
+use crate::lvs::{Tunnel, TunnelChecksum};
+use crate::wire::arp::Arp;
+use crate::wire::encap;
+use crate::wire::offload::VNET_HEADER_LEN;
+
+const IPS: ([u8; 4], [u8; 4]) = (CLIENT, VIP);
+const PORTS: (u16, u16) = (40_000, 80);
+
+/// A house whose real server is reached by this tunnel.
+fn tunnel_house(tunnel: Tunnel, change: impl FnOnce(&mut Parts)) -> House {
+    let house = house_with(udp_key(), 80, true, |parts| {
+        let service = Arc::get_mut(&mut parts.services[0]).expect("not shared yet");
+        service.reals[0].method = ForwardMethod::Tunnel;
+        change(parts);
+    });
+    house.live.tunnel.store(tunnel.pack(), Relaxed);
+    house
+}
+
+fn udp_key() -> ServiceKey {
+    ServiceKey::Address {
+        protocol: Protocol::UDP,
+        virt: Endpoint::new(IPS.1.into(), PORTS.1),
+    }
+}
+
+fn datagram(data: &[u8]) -> Vec<u8> {
+    udp(IN, IPS, PORTS, data)
+}
+
+/// A super-frame of datagrams with `size` bytes of data each.
+fn super_frame(data: &[u8], size: u16) -> MemoryFrame {
+    let mut header = [0; VNET_HEADER_LEN];
+    (header[0], header[1]) = (1, 5);
+    header[2..4].copy_from_slice(&42u16.to_ne_bytes());
+    header[4..6].copy_from_slice(&size.to_ne_bytes());
+    header[6..8].copy_from_slice(&34u16.to_ne_bytes());
+    header[8..10].copy_from_slice(&6u16.to_ne_bytes());
+    MemoryFrame {
+        bytes: datagram(data),
+        offload: Offload::decode(&header),
+        ..MemoryFrame::default()
+    }
+}
+
+/// The data of the datagram in an envelope, whose sums must be right.
+fn data_in(frame: &MemoryFrame) -> Vec<u8> {
+    assert_eq!(frame.offload, Offload::default(), "nothing is left to do");
+    let inner = encap::unwrap(&frame.bytes[14..]).expect("an envelope");
+    let mut inner = inner.to_vec();
+    let layout = Layout::parse(&inner, true).expect("a packet");
+    let packet = Packet::over(&mut inner, layout, Offload::default());
+    assert!(packet.transport_sum_holds());
+    assert_eq!(packet.ttl(), 63);
+    packet.transport()[8..].to_vec()
+}
+
+#[test]
+fn a_super_frame_leaves_as_its_segments_and_nobody_overtakes_it() {
+    let checksum = TunnelChecksum::Full;
+    for tunnel in [
+        Tunnel::Ipip,
+        Tunnel::Gre { checksum },
+        Tunnel::Gue {
+            port: 6080,
+            checksum,
+        },
+    ] {
+        let mut house = tunnel_house(tunnel, |_| {});
+        let data: Vec<u8> = (0..3500u32).map(|at| at as u8).collect();
+        house.outside.put(super_frame(&data, 1000));
+        house.outside.put_bytes(&datagram(b"behind it"));
+        house.worker.breathe(house.now);
+        let sent: Vec<Vec<u8>> = house.inside.take().iter().map(data_in).collect();
+        let mut expected: Vec<Vec<u8>> = data.chunks(1000).map(<[u8]>::to_vec).collect();
+        expected.push(b"behind it".to_vec());
+        assert_eq!(sent, expected, "{tunnel:?}");
+        let account = house.worker.account();
+        assert!(account.balances());
+        assert_eq!(
+            (account.received, account.forwarded, account.held),
+            (2, 2, 0)
+        );
+    }
+}
+
+#[test]
+fn a_super_frame_is_all_or_nothing() {
+    let mut house = tunnel_house(Tunnel::Ipip, |parts| {
+        parts.limits.frag_cuts_per_breath_max = 3;
+    });
+    house.outside.put(super_frame(&[1; 3500], 1000));
+    house.outside.put(super_frame(&[2; 2500], 1000));
+    house.worker.breathe(house.now);
+    let sent: Vec<Vec<u8>> = house.inside.take().iter().map(data_in).collect();
+    assert_eq!(sent.concat(), [2; 2500]);
+    let account = house.worker.account();
+    assert_eq!(account.dropped_for(DropReason::FragmentLimit), 1);
+    assert!(account.balances());
+}
+
+#[test]
+fn segments_too_long_for_the_tunnel_are_told() {
+    let mut house = tunnel_house(Tunnel::Ipip, |_| {});
+    let mut frame = super_frame(&[1; 5000], 1460);
+    frame.bytes[20] = 0x40;
+    mend(&mut frame.bytes);
+    house.outside.put(frame);
+    house.worker.breathe(house.now);
+    assert!(house.inside.take().is_empty());
+    let told = house.outside.take();
+    assert_eq!(told[0].bytes[34..36], [3, 4]);
+    assert_eq!(told[0].bytes[40..42], 1480u16.to_be_bytes());
+}
+
+#[test]
+fn an_envelope_waits_for_its_neighbour() {
+    let mut house = tunnel_house(Tunnel::Ipip, |parts| parts.ports[1].neighbours.clear());
+    house.outside.put_bytes(&datagram(b"early"));
+    house.worker.breathe(house.now);
+    let asked = house.inside.take();
+    assert_eq!(asked.len(), 1, "who has the real server's address?");
+    assert_eq!(house.worker.account().held, 1);
+    let answer = Arp {
+        is_request: false,
+        sender_mac: SERVER,
+        sender: RIP.into(),
+        target_mac: INSIDE,
+        target: [192, 168, 1, 1].into(),
+    };
+    let mut bytes = Vec::new();
+    answer.frame(&mut bytes);
+    house.inside.put_bytes(&bytes);
+    for _ in 0..2 {
+        house.now += Duration::from_millis(1);
+        house.worker.breathe(house.now);
+    }
+    let sent = house.inside.take();
+    assert_eq!(data_in(&sent[0]), b"early");
+    assert_eq!(sent[0].bytes[..6], SERVER.0);
+    assert!(house.worker.account().balances());
+}
+
+fn mend(frame: &mut [u8]) {
+    frame[24..26].fill(0);
+    let sum = crate::wire::checksum::Sum::of(&frame[14..34]).checksum();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+}
