@@ -14,7 +14,7 @@ use ulvs::director::DropReason;
 use ulvs::director::ftp::Ftp;
 use ulvs::director::helper::{AppHelper, Ends};
 use ulvs::forward;
-use ulvs::forward::tunnel::Ends;
+use ulvs::forward::tunnel::Ends as TunnelEnds;
 use ulvs::lvs::tuple::{PackedAddress, Tuple, pack};
 use ulvs::lvs::{Endpoint, Family, ForwardMethod, Protocol, RealLive, Tunnel, TunnelChecksum};
 use ulvs::rng::Rng;
@@ -312,7 +312,7 @@ proptest! {
         // A real server has no device before it that would finish a sum.
         let (finished, _) = Cargo { partial: false, ..cargo.clone() }.frame(client, vip);
         let (wrapped, len) = wrapped(frame, offload, |packet| {
-            let ends = Ends { source: source.0, target: target.0, ident: 7, hash, keep_whole };
+            let ends = TunnelEnds { source: source.0, target: target.0, ident: 7, hash, keep_whole };
             forward::tunnel::outer(packet, tunnel, ends)
         });
         prop_assert_eq!(wrapped.len(), finished.len() + len);

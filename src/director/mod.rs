@@ -163,9 +163,8 @@ impl Director {
         if P::ON {
             passage.probe.step(Step::Ended(verdict));
         }
-        let packet = &passage.packet;
-        let moved = packet.is_wrapped().then(|| packet.place());
-        if let Some(place) = moved {
+        let place = passage.packet.place();
+        if place.start != frame.meta.start {
             frame.moved(place);
         }
         verdict
