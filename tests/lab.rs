@@ -2,6 +2,9 @@
 //! happens in between. Every test has a folder of its own for its labs, and finds the processes it
 //! started by that folder's name in their environment.
 
+#[path = "lab/flood.rs"]
+mod flood;
+
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

@@ -10,9 +10,11 @@ use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
 mod outward;
+mod siege;
 mod words;
 
 use outward::Outward;
+use siege::{FloodWords, StayWords};
 use words::{Nat, Past, Run, Tun};
 
 use crate::cli::client::Client;
@@ -89,6 +91,10 @@ enum What {
         path: String,
     },
     #[command(hide = true)]
+    Flood(FloodWords),
+    #[command(hide = true)]
+    Stay(StayWords),
+    #[command(hide = true)]
     Keeper {
         socket: i32,
         lock: i32,
@@ -124,6 +130,8 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         What::Fetch { target, path } => {
             exec::fetch(target, &path, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
         }
+        What::Flood(words) => siege::flood(&words).map(|()| ExitCode::SUCCESS),
+        What::Stay(words) => siege::stay(&words).map(|()| ExitCode::SUCCESS),
         What::Keeper {
             socket,
             lock,
@@ -150,6 +158,7 @@ fn balance(words: &Nat, topology: &Topology, tunnel: Option<Tunnel>) -> io::Resu
         nic: words.nic.name().to_string(),
         workers: words.workers,
         scheduler: words.scheduler.clone(),
+        limits: words.limits.clone(),
     })?;
     if let Some(tunnel) = tunnel {
         wrap_in(&lab, tunnel)?;

@@ -66,12 +66,20 @@ pub fn run(lab: Option<&str>, host: &str, command: &[String]) -> io::Result<i32>
 /// # Errors
 /// When we are not inside a lab, or the page cannot be had whole.
 pub fn fetch(target: SocketAddr, path: &str, out: &mut dyn Write) -> io::Result<()> {
+    host::fetch(&inside()?, target, path, out)
+}
+
+/// The proof that `exec` has brought us into a host of a lab.
+///
+/// # Errors
+/// When it has not.
+pub fn inside() -> io::Result<netns::Inside> {
     let machine = std::env::var(MACHINE_VARIABLE).ok();
     let machine = machine.and_then(|text| text.parse().ok());
     let machine = machine.ok_or_else(|| {
         io::Error::other("this is for hosts of a lab: ulvs lab exec client -- ulvs lab fetch …")
     })?;
-    host::fetch(&netns::Inside::check(machine)?, target, path, out)
+    netns::Inside::check(machine)
 }
 
 /// The lab of that name, or the only one.

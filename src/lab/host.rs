@@ -100,7 +100,7 @@ pub(super) fn unspecified(v6: bool) -> IpAddr {
 }
 
 /// The bytes that `/bytes/N` repeats.
-fn pattern() -> Vec<u8> {
+pub(super) fn pattern() -> Vec<u8> {
     let mut rng = Rng::new(0x756c_7673);
     let words = std::iter::repeat_with(|| rng.next_u64().to_le_bytes());
     words.flatten().take(PATTERN_BYTES).collect()
@@ -140,7 +140,10 @@ async fn answer_connection(
 }
 
 /// Reads until the empty line; gives the length of the head, or nothing at the end of the stream.
-async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+pub(super) async fn read_head(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<usize>> {
     loop {
         if let Some(at) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
             return Ok(Some(at + 4));
@@ -430,7 +433,7 @@ pub(super) fn request_head(target: SocketAddr, path: &str) -> String {
 }
 
 /// Server and content length of an answer 200.
-fn read_answer_head(head: &[u8]) -> io::Result<(String, u64)> {
+pub(super) fn read_answer_head(head: &[u8]) -> io::Result<(String, u64)> {
     let bad = |text: String| io::Error::new(ErrorKind::InvalidData, text);
     let head = std::str::from_utf8(head).map_err(|error| bad(error.to_string()))?;
     let mut lines = head.split("\r\n");

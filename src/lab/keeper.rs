@@ -22,6 +22,7 @@ use super::decap;
 use super::host::{Load, LoadReport, Server};
 use super::link::{End, Network, set_sysctls, wait_until_up};
 use super::netns::{self, HostNamespaces, Inside};
+use super::stay;
 use super::topology::{Host, Interface, Role, Topology, Wiring, quiet};
 use super::visit::{self, Visit, VisitReport};
 use crate::config::codec;
@@ -32,6 +33,8 @@ const READY_LINE: &str = "ulvs: ready";
 const READY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a director may take to stop in order.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Files this process may have open: its servers' connections are most of them.
+const FILES_MAX: u64 = 20_000;
 /// Jobs that may wait for a host; we give it one at a time.
 const JOBS_MAX: usize = 4;
 /// Numbers of links that nobody else uses: the kernel counts from 1.
@@ -96,6 +99,7 @@ pub fn run(socket: i32, lock: i32, machine: u64) -> io::Result<()> {
     let (socket, _) = (inherited(socket)?, inherited(lock)?.into_raw_fd());
     let inside = Inside::check(machine)?;
     netns::name_process(c"ulvs-lab");
+    stay::allow_files(FILES_MAX);
     let stream = std::os::unix::net::UnixStream::from(socket);
     stream.set_nonblocking(true)?;
     runtime()?.block_on(async move {

@@ -5,10 +5,12 @@
 pub mod cleanup;
 pub mod decap;
 pub mod exec;
+pub mod flood;
 pub mod host;
 pub mod keeper;
 pub mod link;
 pub mod netns;
+pub mod stay;
 pub mod topology;
 pub mod visit;
 
@@ -52,6 +54,8 @@ pub struct Director {
     pub workers: u32,
     /// Scheduler of the service.
     pub scheduler: String,
+    /// Bounds by their names in the configuration (`[limits]`), where they are not to be the usual.
+    pub limits: Vec<(String, u64)>,
 }
 
 /// A lab that is up. It is gone when this is dropped, unless it was kept.
@@ -443,6 +447,11 @@ fn director_config(topology: &Topology, director: &Director, control: &Path) -> 
             "\n[masquerade]\nprefixes = [\"{prefix}\"]\naddresses = [\"{address}\"]\n"
         ));
     }
+    if !director.limits.is_empty() {
+        let limits = director.limits.iter();
+        let limits: Vec<String> = limits.map(|(name, n)| format!("{name} = {n}\n")).collect();
+        text.push_str(&format!("\n[limits]\n{}", limits.concat()));
+    }
     if !topology.pool.is_empty() {
         let pool = topology.pool.iter().map(|own| format!("\"{own}\""));
         let pool: Vec<String> = pool.collect();
@@ -480,6 +489,7 @@ mod tests {
                 nic: nic.to_string(),
                 workers: 2,
                 scheduler: "wrr".to_string(),
+                limits: vec![("conn_entries_max".to_string(), 20_000)],
             };
             let control = Path::new("/tmp/a \"folder\"/control");
             let read = |topology: &Topology| {
@@ -496,6 +506,7 @@ mod tests {
             let config = read(&Topology::nat(path));
             assert_eq!(config.director.nic, kind);
             assert_eq!(config.director.workers, 2);
+            assert_eq!(config.limits.conn_entries_max, 20_000);
             assert_eq!(config.director.control.as_deref(), control.to_str());
             assert_eq!(config.services.len(), 5, "pools, a service, three servers");
             let interfaces = config.ports.iter().map(|port| port.interface.as_str());

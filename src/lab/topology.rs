@@ -243,6 +243,11 @@ impl Topology {
         if ulvs {
             hosts.extend([world(), stray()]);
         }
+        let mut public = Port::new("eth0", true, DIP);
+        if ulvs {
+            // Answers to addresses that nobody here has go there, and are heard by nobody.
+            public.routes.push((ANYWHERE, WORLD.address));
+        }
         let inside = Prefix::v4(192, 168, 1, 0, 24);
         let outward = [
             format!("world {} is one more host outside", WORLD.address),
@@ -257,10 +262,7 @@ impl Topology {
             dip: DIP,
             port: PORT,
             method: "masq".to_string(),
-            ports: vec![
-                Port::new("eth0", true, DIP),
-                Port::new("eth1", false, GATEWAY),
-            ],
+            ports: vec![public, Port::new("eth1", false, GATEWAY)],
             masquerade: ulvs.then_some((inside, VIP)),
             pool: vec![],
             notes: if ulvs { outward.to_vec() } else { vec![] },
@@ -287,8 +289,7 @@ impl Topology {
             format!("the real servers have no route beyond their wire; they see {LOCAL},"),
             "  an address of the director there, and answer to it".to_string(),
         ];
-        let gone = [Role::World, Role::Stray];
-        topology.hosts.retain(|host| !gone.contains(&host.role));
+        topology.leave_out_world();
         for host in &mut topology.hosts {
             match host.role {
                 Role::RealServer { .. } => host.wiring = Wiring::default(),
@@ -303,6 +304,15 @@ impl Topology {
             }
         }
         topology
+    }
+
+    /// Nobody but client, director and real servers.
+    fn leave_out_world(&mut self) {
+        let gone = [Role::World, Role::Stray];
+        self.hosts.retain(|host| !gone.contains(&host.role));
+        for port in &mut self.ports {
+            port.routes.retain(|(_, via)| *via != WORLD.address);
+        }
     }
 
     /// The host of that name.

@@ -39,6 +39,17 @@ pub(super) struct Nat {
     /// Scheduler of the virtual service
     #[arg(long, default_value = "wrr")]
     pub scheduler: String,
+    /// A bound of the director: conn_entries_max=20000, or another of [limits]; may be repeated
+    #[arg(long = "limit", value_name = "NAME=N", value_parser = limit)]
+    pub limits: Vec<(String, u64)>,
+}
+
+fn limit(text: &str) -> Result<(String, u64), String> {
+    let of_name = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
+    let known = |name: &str| !name.is_empty() && name.bytes().all(of_name);
+    let parts = text.split_once('=').filter(|(name, _)| known(name));
+    let limit = parts.and_then(|(name, n)| Some((name.to_string(), n.parse().ok()?)));
+    limit.ok_or_else(|| "a name and a number: conn_entries_max=20000".to_string())
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -102,6 +113,7 @@ impl Past {
             },
             workers: self.workers,
             scheduler: self.scheduler.clone(),
+            limits: Vec::new(),
         }
     }
 }

@@ -88,8 +88,7 @@ impl Topology {
     /// Nobody but client, director and real servers.
     fn alone(&mut self) {
         self.masquerade = None;
-        self.hosts
-            .retain(|host| !matches!(host.role, Role::World | Role::Stray));
+        self.leave_out_world();
     }
 
     /// The wires, and who is on each.
