@@ -81,6 +81,8 @@ class Draw:
         self.edits = one() < 0.7
         self.clock = one() < 0.06
         self.tuned = one() < 0.4
+        # Are packets in tunnels cut rather than refused? A chance of its own.
+        self.cuts = random.Random("ulvs pmtu %d" % seed).random() < 0.1
         # After so many seconds a set of lblcr shrinks.
         self.shrinks = 3 if self.clock and one() < 0.6 else None
         kinds = ["drop_packet", "secure_tcp", "memory"]

@@ -47,7 +47,7 @@ class Recording:
         self.sums = dict(decisions=0, sequences=0, packets=0, commands=0)
         self.port = 1024
         self.last = None    # packet
-        self.refused = False  # was a connection refused over an old one? Counted as that one's packet.
+        self.counted = True  # as ulvs does
         self.due = []       # spans of time in which entries may end
         self.start = self.woke = time.monotonic()
 
@@ -171,7 +171,9 @@ class Recording:
         if not out or opens and c.number:
             # An entry that this may have ended lingers, counted, until the kernel's next tick.
             self.sleep(0.025)
-        self.refused |= opens and c.number is not None and any(side == "client" for side, _ in out)
+        if opens and c.number and any(side == "client" for side, _ in out):
+            # Refused over an old connection, as whose packet the kernel counts the answer.
+            self.counted = False
         for side, seen in out:
             if side == "server" and seen.mac[:5] == b"\2\0\0\0\5":
                 c.number, c.last = seen.mac[5], seen.packet
@@ -337,6 +339,8 @@ class Recording:
     def configure(self):
         if self.draw.shrinks:
             self.sysctl(lblcr_expiration=self.draw.shrinks)
+        if self.draw.cuts:
+            self.sysctl(pmtu_disc=0)
         lines = []
         for service in self.draw.draw_services(self.director.net):
             words = service.words()
@@ -411,6 +415,8 @@ class Recording:
             key = self.random.choice(list(SYSCTL_IDLE))
             usual = {key: self.random.choice(SYSCTL_IDLE[key])}
             self.sysctl(**usual)
+            # Without it the counters are copied no more: which were, nobody can tell.
+            self.counted &= key != "run_estimation"
             value = self.random.choice(PROBES)
             # Whom drop_entry = 3 ends is chance.
             if self.draw.chance(0.3) and (key, value) != ("drop_entry", "3"):
@@ -470,7 +476,7 @@ class Recording:
         self.take_late()
         lists = (["-Sn"], ["-Ln"], ["-Ln", "--thresholds"], ["-Ln", "--persistent-conn"])
         self.ipvsadm(self.random.choice(lists))
-        if draw.chance(0.4) and not draw.edits and not self.refused:
+        if draw.chance(0.4) and not draw.edits and self.counted:
             # Counters are copied every two seconds, and what an edit sets to zero is the copy.
             self.sleep(2.2)
             self.ipvsadm(["-Ln", "--stats"])
