@@ -22,6 +22,7 @@ SIOCETHTOOL, SIOCGIFFLAGS, IFF_RUNNING = 0x8946, 0x8913, 0x40
 # Offloads by which a frame would look otherwise here than on a wire: SRXCSUM STXCSUM SSG STSO SGSO SGRO.
 OFFLOADS = (0x15, 0x17, 0x19, 0x1F, 0x24, 0x2C)
 SERVERS = range(10, 34)
+DISOWNED = " FFFF "
 
 NETS = {
     "g": dict(client="10.0.0", vip="10.0.0.100", server="192.168.1",
@@ -252,11 +253,14 @@ class Director:
 
     def stable(self, path, wanted):
         """The lines in which `wanted` stands. The kernel tells a long table a page at a time and
-        counts its way back, so that entries of other namespaces that go meanwhile hide some of ours:
-        what two looks agree on is true."""
+        counts its way back, so that entries of other namespaces that come or go meanwhile double or
+        hide some of ours: what two looks agree on is true."""
         def look():
             with open(path) as file:
-                return sorted(line for line in file.read().splitlines()[1:] if wanted in line)
+                lines = [line for line in file.read().splitlines()[1:] if wanted in line]
+            # Only of templates that were disowned, whose port is 65535, can there be two alike.
+            twins = [line for line in lines if DISOWNED in line]
+            return sorted(twins + list({line for line in lines if DISOWNED not in line}))
 
         def same(one, other):
             # Seconds, the last word, may have moved on.
