@@ -215,6 +215,9 @@ pub(super) fn carry<P: Probe>(
             };
         }
         (Direction::Out, _) => return Verdict::Pass,
+        (_, ForwardMethod::Bypass) if stack::is_ours(own, &p.packet.target()) => {
+            return Verdict::Drop(DropReason::Unwanted);
+        }
         (_, ForwardMethod::Bypass) => p.packet.target(),
         (_, ForwardMethod::Local) => return local::deliver(conn, p, own),
         _ if is_local(conn) => return local::deliver(conn, p, own),
