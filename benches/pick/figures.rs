@@ -4,6 +4,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
+/// Reading the time waited takes no longer than this unless the processor is taken away meanwhile.
+const LOOK_NS_MAX: u64 = 20_000;
+
 /// The middle one, the lowest and the highest.
 pub fn spread(figures: &[f64]) -> (f64, f64, f64) {
     let mut sorted = figures.to_vec();
@@ -49,7 +52,12 @@ impl Watch {
     /// Nanoseconds since the beginning.
     pub fn ns(&self) -> u64 {
         let passed = self.start.elapsed().as_nanos() as u64;
-        passed.saturating_sub(self.waited() - self.waited)
+        let waited = self.waited();
+        // What it waited for between the two looks has not passed.
+        let between = self.start.elapsed().as_nanos() as u64 - passed;
+        let between = if between > LOOK_NS_MAX { between } else { 0 };
+        let lost = (waited - self.waited).saturating_sub(between);
+        passed.saturating_sub(lost)
     }
 
     /// Nanoseconds that the thread could have run and had no processor.
