@@ -10,7 +10,7 @@ mod nic;
 mod world;
 
 use nic::Side as From;
-use ulvs::lvs::ForwardMethod;
+use ulvs::lvs::{ForwardMethod, Tunnel, TunnelChecksum};
 use world::World;
 
 struct Row {
@@ -57,7 +57,8 @@ fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> V
     };
     let mut rows: Vec<Row> = names.map(row).into();
     let wanted = |number| only.is_none_or(|only| only == number);
-    let (nat, both_ends) = (ForwardMethod::Masq, ForwardMethod::FullNat);
+    let nat = (ForwardMethod::Masq, Tunnel::Ipip);
+    let both_ends = (ForwardMethod::FullNat, Tunnel::Ipip);
     let mut with_index = wanted(1).then(|| World::established(flows, true, nat));
     let mut table_alone = wanted(2).then(|| World::established(flows, false, nat));
     let mut full_nat = wanted(3).then(|| World::established(flows, true, both_ends));
@@ -80,8 +81,41 @@ fn measure(flows: usize, rounds: usize, frames: usize, only: Option<usize>) -> V
             rows[3].rounds.push(time(|| world.run(From::Both, frames)));
         }
     }
+    // These see clients only. One world after the other: together they would not fit into memory.
+    for (number, (name, way)) in (4..).zip(one_way()) {
+        if !wanted(number) {
+            continue;
+        }
+        let mut world = World::established(flows, true, way);
+        world.run(From::Client, 4 * flows);
+        let mut row = row(name);
+        row.rounds
+            .extend((0..rounds).map(|_| time(|| world.run(From::Client, frames))));
+        rows.push(row);
+    }
     rows.retain(|row| !row.rounds.is_empty());
     rows
+}
+
+/// The methods whose real servers answer past the director.
+fn one_way() -> [(&'static str, (ForwardMethod, Tunnel)); 6] {
+    use TunnelChecksum::{Full, No};
+    let tunnel = |tunnel| (ForwardMethod::Tunnel, tunnel);
+    let gue = |checksum| {
+        tunnel(Tunnel::Gue {
+            port: 6080,
+            checksum,
+        })
+    };
+    let gre = |checksum| tunnel(Tunnel::Gre { checksum });
+    [
+        ("breathe, DR", (ForwardMethod::Route, Tunnel::Ipip)),
+        ("breathe, IPIP", tunnel(Tunnel::Ipip)),
+        ("breathe, GUE", gue(No)),
+        ("breathe, GUE, checksum", gue(Full)),
+        ("breathe, GRE", gre(No)),
+        ("breathe, GRE, checksum", gre(Full)),
+    ]
 }
 
 /// ns per frame of one round.

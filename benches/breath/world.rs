@@ -12,7 +12,7 @@ use ulvs::director::snapshot::{Parts, Role, Service, Side, Snapshot, SnapshotId}
 use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
 use ulvs::lvs::{
     Endpoint, ForwardMethod, Limits, Masquerading, RealKey, RealLive, RealServer, ServiceKey,
-    ServiceSpec, SourcePool, Thresholds, Timeouts, Tunables, Weight,
+    ServiceSpec, SourcePool, Thresholds, Timeouts, Tunables, Tunnel, Weight,
 };
 use ulvs::time::{Duration, Instant};
 use ulvs::wire::{Mac, Packet, Rx};
@@ -35,16 +35,18 @@ const LOCALS: [[u8; 4]; 5] = [
     [192, 168, 1, 204],
 ];
 
-fn snapshot(index: bool, entries: usize, method: ForwardMethod) -> Snapshot {
+fn snapshot(index: bool, entries: usize, (method, tunnel): (ForwardMethod, Tunnel)) -> Snapshot {
     let real = |number: u8| {
         let endpoint = Endpoint::new(IpAddr::from(server_of(number).to_be_bytes()), 80);
+        let live = RealLive::new(number.into(), endpoint, 1);
+        live.tunnel.store(tunnel.pack(), Relaxed);
         RealServer {
             key: RealKey(endpoint),
             weight: Weight(1),
             last_weight: Weight(1),
             method,
             thresholds: Thresholds::default(),
-            live: Arc::new(RealLive::new(number.into(), endpoint, 1)),
+            live: Arc::new(live),
         }
     };
     let reals: Vec<RealServer> = (0..SERVERS).map(real).collect();
@@ -99,8 +101,10 @@ fn snapshot(index: bool, entries: usize, method: ForwardMethod) -> Snapshot {
 }
 
 impl World {
-    /// `flows` connections, each opened by SYN, SYN-ACK and ACK through the worker itself.
-    pub fn established(flows: usize, index: bool, method: ForwardMethod) -> World {
+    /// `flows` connections, each opened by SYN, SYN-ACK and ACK through the worker itself. Only under
+    /// NAT does it see the second.
+    pub fn established(flows: usize, index: bool, way: (ForwardMethod, Tunnel)) -> World {
+        let (method, both) = (way.0, way.0.is_nat());
         let locals = match method {
             ForwardMethod::FullNat => vec![(0, 0); flows + 1024],
             _ => vec![],
@@ -117,7 +121,7 @@ impl World {
         });
         let now = Instant::ZERO + Duration::from_secs(1);
         let table = Arc::new(ConnTable::new(flows + 1, 0x5eed));
-        let learns = Arc::new(AtomicBool::new(true));
+        let learns = Arc::new(AtomicBool::new(both));
         let half = |from_client: bool| {
             let rx = BenchRx::new(Arc::clone(&plan), from_client, 42);
             let learns = if from_client {
@@ -140,7 +144,7 @@ impl World {
             number: 0,
             table: Arc::clone(&table),
             neighbours: Arc::new(Neighbours::new(64)),
-            snapshot: Arc::new(snapshot(index, flows, method)),
+            snapshot: Arc::new(snapshot(index, flows, way)),
             ports: vec![half(true), half(false)],
             seed: 3,
             story: false,
@@ -153,7 +157,9 @@ impl World {
         };
         world.handshake(From::Client, 0x02, flows);
         learns.store(false, Relaxed);
-        world.handshake(From::Server, 0x12, flows);
+        if both {
+            world.handshake(From::Server, 0x12, flows);
+        }
         world.handshake(From::Client, 0x10, flows);
         assert_eq!(world.table.len(), flows, "every flow is in the table");
         plan.flags.store(0x10, Relaxed);

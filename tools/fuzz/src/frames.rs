@@ -199,6 +199,27 @@ pub fn ethertype(packet: &[u8]) -> u16 {
 
 /// Is every checksum of this whole IP packet right? Packets we have no opinion about are.
 pub fn sums_are_right(packet: &[u8]) -> bool {
+    own_sums_are_right(packet) && inside(packet).is_none_or(own_sums_are_right)
+}
+
+/// The packet in an envelope of IP in IP, GRE or GUE, whose own checksum, where it has one, is right.
+fn inside(packet: &[u8]) -> Option<&[u8]> {
+    let (header, protocol, ..) = read_ip(packet)?;
+    let bytes = &packet[header..];
+    let len = match protocol {
+        4 | 41 => 0,
+        47 if *bytes.first()? & 0x80 != 0 => {
+            assert_eq!(checksum(&[bytes]), 0, "GRE: {packet:02x?}");
+            8
+        }
+        47 => 4,
+        UDP if bytes.get(2..4)? == GUE_PORT.to_be_bytes() => 12,
+        _ => return None,
+    };
+    bytes.get(len..)
+}
+
+fn own_sums_are_right(packet: &[u8]) -> bool {
     let Some((header, protocol, source, target)) = read_ip(packet) else {
         return true;
     };

@@ -8,11 +8,11 @@ use ulvs::director::snapshot::{Port, Side};
 use ulvs::lvs::service::{Netmask, Persistence, ServiceFlags};
 use ulvs::lvs::{
     Endpoint, Family, ForwardMethod, Masquerading, Protocol, RealKey, ServiceKey, ServiceSpec,
-    SourcePool, Thresholds, Timeouts, Weight,
+    SourcePool, Thresholds, Timeouts, Tunnel, TunnelChecksum, Weight,
 };
 use ulvs::wire::Mac;
 
-use super::frames::End;
+use super::frames::{End, GUE_PORT};
 use super::tape::Tape;
 
 /// Index of the public port.
@@ -299,6 +299,9 @@ fn any_real(tape: &mut Tape<'_>, service: ServiceKey) -> RealSpec {
         _ => ForwardMethod::Masq,
     };
     let mut spec = real(address, port, i32::from(tape.byte() % 5) - 1, method);
+    if method == ForwardMethod::Tunnel {
+        spec.tunnel = any_tunnel(tape);
+    }
     if tape.once_in(4) {
         spec.thresholds = Thresholds {
             upper: u32::from(tape.byte() % 8),
@@ -306,4 +309,18 @@ fn any_real(tape: &mut Tape<'_>, service: ServiceKey) -> RealSpec {
         };
     }
     spec
+}
+
+fn any_tunnel(tape: &mut Tape<'_>) -> Tunnel {
+    use TunnelChecksum::{Full, No, Remote};
+    match tape.below(3) {
+        0 => Tunnel::Ipip,
+        1 => Tunnel::Gre {
+            checksum: tape.pick(&[No, Full]),
+        },
+        _ => Tunnel::Gue {
+            port: GUE_PORT,
+            checksum: tape.pick(&[No, Full, Remote]),
+        },
+    }
 }
