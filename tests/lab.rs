@@ -310,6 +310,37 @@ fn nat_balances_over_ipv6_too() {
     place.assert_empty();
 }
 
+/// Whole files by every way of FTP, through a VIP with a shorter text than the real servers' and one
+/// with a longer.
+#[test]
+fn files_arrive_whole_by_every_way_of_ftp() {
+    let place = Place::new();
+    for way in [&[][..], &["--nic", "mmsg", "--workers", "2"]] {
+        let words = [&["ftp", "--mib", "8", "--json"], way].concat();
+        let tried = place.lab(&words);
+        let errors = String::from_utf8_lossy(&tried.stderr).into_owned();
+        if errors.contains("apt install") {
+            println!("skipped: {}", errors.trim());
+            return place.assert_empty();
+        }
+        assert!(tried.status.success(), "{way:?}: {errors}");
+        let report: Value = serde_json::from_slice(&tried.stdout).unwrap();
+        assert_eq!(report["failed"], 0, "{way:?}: {report:#}");
+        let transfers = report["transfers"].as_array().unwrap();
+        let ways: Vec<&str> = transfers
+            .iter()
+            .filter_map(|one| one["way"].as_str())
+            .collect();
+        assert_eq!(ways, ["EPSV", "PASV", "EPRT", "PORT"].repeat(2), "{way:?}");
+        assert_eq!(
+            report["account"]["dropped"], 0,
+            "{way:?}: {}",
+            report["account"]
+        );
+        place.assert_empty();
+    }
+}
+
 /// In these labs the real servers answer the client themselves.
 #[test]
 fn answers_go_past_the_director_of_direct_routing_and_of_tunnels() {

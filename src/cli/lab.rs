@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde_json::{Value, json};
 
+mod ftp;
 mod outward;
 mod siege;
 mod words;
@@ -56,6 +57,8 @@ enum What {
     Dr(Past),
     /// LVS-TUN: real servers behind a router, which unwrap with a decapsulator of ours
     Tun(Tun),
+    /// FTP through LVS-NAT, active and passive, by Debian's vsftpd and curl
+    Ftp(ftp::Ftp),
     /// LVS-NAT over IPv6: the same hosts, and neighbour discovery
     V6(Past),
     /// The same hosts, but the director's kernel routes and ulvs is not there: the baseline
@@ -117,6 +120,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         What::Nat(words) => balance(&words, &Topology::nat(words.path()), None),
         What::Fnat(words) => balance(&words, &Topology::full_nat(words.path()), None),
         What::Dr(words) => balance(&words.nat(), &Topology::direct(Path::Frames), None),
+        What::Ftp(words) => ftp::run(&words),
         What::V6(words) => balance(&words.nat(), &Topology::six(), None),
         What::Tun(words) => {
             let topology = Topology::tunnel(Path::Frames);

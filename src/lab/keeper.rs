@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::unix::{OwnedReadHalf, pipe};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,7 +47,7 @@ const LINK_INDEX_FIRST: u32 = 100;
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// Make the hosts and wires, and start the web servers.
-    Build(Topology),
+    Build(Box<Topology>),
     /// Start this program with these words in the director's host; wait until frames flow.
     StartDirector {
         /// Arguments, without the program's name.
@@ -226,10 +228,14 @@ impl Keeper {
         wait_until_up(&self.inside, &ports).await?;
         for host in &self.hosts {
             let (port, v6) = (topology.port, topology.vip.is_ipv6());
-            if let Role::RealServer { .. } | Role::World = host.host.role {
+            let is_real = matches!(host.host.role, Role::RealServer { .. });
+            if is_real && !topology.server.is_empty() {
+                let words = topology.server.clone();
+                let start = |answer| Job::ServeProgram(port, words, answer);
+                host.ask(start).await?;
+            } else if is_real || host.host.role == Role::World {
                 host.ask(|answer| Job::Serve(port, v6, answer)).await?;
             }
-            let is_real = matches!(host.host.role, Role::RealServer { .. });
             if is_real && topology.method == "tunnel" {
                 host.ask(Job::Unwrap).await?;
             }
@@ -414,6 +420,7 @@ enum Job {
     Serve(u16, bool, Done<()>),
     TellCallers(u16, bool, Done<()>),
     Unwrap(Done<()>),
+    ServeProgram(u16, Vec<String>, Done<()>),
     Load(Load, Done<LoadReport>),
     Visit(Visit, Done<VisitReport>),
     StartProgram(Vec<String>, File, Done<(i32, oneshot::Receiver<()>)>),
@@ -494,6 +501,9 @@ async fn run_host(host: &Host, inside: &Inside, mut todo: mpsc::Receiver<Job>) {
             Job::TellCallers(port, v6, done) => {
                 let _ = done.send(visit::tell_callers(inside, &host.name, port, v6).await);
             }
+            Job::ServeProgram(port, words, done) => {
+                let _ = done.send(serve_program(inside, port, words).await);
+            }
             Job::Unwrap(done) => {
                 let _ = done.send(decap::start(inside).await);
             }
@@ -554,4 +564,28 @@ async fn follow(stdout: pipe::Receiver, mut log: File, ready: oneshot::Sender<()
         }
         let _ = writeln!(log, "{line}");
     }
+}
+
+/// Listens on `port` and starts a program for each connection, which is its standard input and output,
+/// as inetd(8) does. It ends with its connection, or with the lab.
+async fn serve_program(_: &Inside, port: u16, words: Vec<String>) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Err(error) = start_for(stream, &words) {
+                eprintln!("{}: {error}", words[0]);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn start_for(stream: TcpStream, words: &[String]) -> io::Result<()> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    let (input, output) = (OwnedFd::from(stream.try_clone()?), OwnedFd::from(stream));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(input).stdout(output);
+    // The keeper takes leave of it when it has ended.
+    command.stderr(Stdio::null()).spawn().map(drop)
 }

@@ -16,7 +16,7 @@ pub mod visit;
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,11 @@ impl Lab {
                 return Err(error);
             }
         };
+        let mut topology = topology;
+        let folder = claim.folder.to_string_lossy().into_owned();
+        for word in &mut topology.server {
+            *word = word.replace(topology::FOLDER, &folder);
+        }
         let mut lab = Lab {
             claim: Some(claim),
             keeper,
@@ -97,7 +102,7 @@ impl Lab {
         };
         let process = Process::of(lab.keeper.pid)?;
         lab.record(|record| record.keeper = Some(process))?;
-        match lab.ask(&Order::Build(topology), BUILD_TIMEOUT)? {
+        match lab.ask(&Order::Build(Box::new(topology)), BUILD_TIMEOUT)? {
             Answer::Built(hosts) => lab.record(|record| record.hosts = hosts)?,
             other => return Err(lab.unexpected(&other)),
         }
@@ -132,6 +137,11 @@ impl Lab {
     /// Was it made in a user namespace?
     pub const fn own_users(&self) -> bool {
         self.keeper.own_users
+    }
+
+    /// Where its files are; they go with it.
+    pub fn folder(&self) -> PathBuf {
+        self.claim().folder.clone()
     }
 
     /// Where the director's control socket is.
@@ -457,9 +467,23 @@ fn director_config(topology: &Topology, director: &Director, control: &Path) -> 
         let pool: Vec<String> = pool.collect();
         text.push_str(&format!("\n[fullnat]\naddresses = [{}]\n", pool.join(", ")));
     }
+    if !topology.server.is_empty() {
+        // What real servers start speaks FTP.
+        text.push_str("\n[ftp]\n");
+    }
+    for vip in [topology.vip].iter().chain(&topology.more_vips) {
+        text.push_str(&service(topology, *vip, director)?);
+    }
+    Ok(text)
+}
+
+/// The service at one VIP with all real servers.
+fn service(topology: &Topology, vip: IpAddr, director: &Director) -> io::Result<String> {
+    let quoted = |text: &str| serde_json::to_string(text);
+    let mut text = String::new();
     text.push_str(&format!(
         "\n[[service]]\ntcp = \"{}\"\nscheduler = {}\n",
-        SocketAddr::new(topology.vip, topology.port),
+        SocketAddr::new(vip, topology.port),
         quoted(&director.scheduler)?,
     ));
     for (_, address, weight) in topology.real_servers() {

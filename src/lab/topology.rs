@@ -2,8 +2,11 @@
 //! made in here. The addresses are those of the old howto: VIP 1.2.3.1, private net 192.168.1.0/24,
 //! floating gateway 192.168.1.254.
 
+mod files;
 mod others;
 mod six;
+
+pub use files::FOLDER;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -164,6 +167,10 @@ pub struct Topology {
     pub masquerade: Option<(Prefix, IpAddr)>,
     /// Local addresses of full NAT.
     pub pool: Vec<IpAddr>,
+    /// Other virtual addresses of the same service.
+    pub more_vips: Vec<IpAddr>,
+    /// The program that real servers start for each connection, and its words; ours if there is none.
+    pub server: Vec<String>,
     /// What the drawing cannot show, a line each.
     pub notes: Vec<String>,
     /// The wires.
@@ -265,6 +272,8 @@ impl Topology {
             ports: vec![public, Port::new("eth1", false, GATEWAY)],
             masquerade: ulvs.then_some((inside, VIP)),
             pool: vec![],
+            more_vips: vec![],
+            server: vec![],
             notes: if ulvs { outward.to_vec() } else { vec![] },
             segments: vec![
                 segment("out", Prefix::v4(1, 2, 3, 0, 24)),
@@ -563,7 +572,7 @@ mod tests {
         let others = [Path::Frames, Path::Tun].map(Topology::full_nat);
         let past = [Topology::direct, Topology::tunnel].map(|make| make(Path::Frames));
         let everybody = all.into_iter().chain(others).chain(past);
-        for topology in everybody.chain([Topology::six()]) {
+        for topology in everybody.chain([Topology::six(), Topology::ftp("vsftpd")]) {
             let mut macs = Vec::new();
             for host in &topology.hosts {
                 assert!(host.name.len() <= 11);

@@ -86,7 +86,7 @@ impl Topology {
     }
 
     /// Nobody but client, director and real servers.
-    fn alone(&mut self) {
+    pub(super) fn alone(&mut self) {
         self.masquerade = None;
         self.leave_out_world();
     }
