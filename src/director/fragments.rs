@@ -19,6 +19,7 @@ const V6_MTU_MIN: u32 = 1280;
 impl Director {
     /// A fragment: it waits for the others, or they are whole with it and go their way
     /// (`ip_vs_gather_frags`).
+    #[cold]
     pub(super) fn handle_fragment<P: Probe>(
         &self,
         p: &mut Passage<'_, '_, P>,
@@ -100,6 +101,7 @@ fn concerns<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
 
 /// A packet that is longer than `mtu`, or came in fragments, is to be cut on its way out: not into longer
 /// pieces than it came in (`ip_do_fragment`, `ip6_fragment`). A verdict if it cannot be.
+#[cold]
 pub fn prepare_cut<P: Probe>(mtu: u32, p: &mut Passage<'_, '_, P>) -> Option<Verdict> {
     if p.packet.offload.is_gso() {
         // Segments that would have to be fragmented: no sender makes them.
@@ -114,6 +116,7 @@ pub fn prepare_cut<P: Probe>(mtu: u32, p: &mut Passage<'_, '_, P>) -> Option<Ver
 }
 
 /// Cuts the packet, whose MAC addresses are set, into the outbox.
+#[cold]
 pub fn send_cut<P: Probe>(egress: usize, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let frames = p.gathered.map_or(1, |gathered| gathered.frames);
     let parts = p.gathered.map_or(&[][..], |gathered| &gathered.parts);
@@ -169,6 +172,7 @@ fn cut(
 }
 
 /// Sends an answer that may be longer than the port's MTU; false if there is no room for it.
+#[cold]
 pub fn answer(port: usize, own: &mut Own, build: impl FnOnce(&mut Vec<u8>)) -> bool {
     let mut frame = Vec::new();
     build(&mut frame);

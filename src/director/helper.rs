@@ -84,6 +84,7 @@ pub(super) fn helps(conn: &Conn, own: &Own) -> bool {
 }
 
 /// A packet of a connection with a helper, before its addresses are rewritten. A verdict if it ends here.
+#[cold]
 pub(super) fn help<P: Probe>(
     conn: &Arc<Conn>,
     direction: Direction,
@@ -227,6 +228,7 @@ fn enter(opening: Opening, awaits_client: bool, now: Instant, own: &mut Own) -> 
 
 /// The client speaks on a connection for which its port was not known: from now on it is
 /// (`ip_vs_conn_fill_cport`). The entry makes way for one that is found by that port.
+#[cold]
 pub(super) fn meet_client(tuple: &Tuple, now: Instant, own: &mut Own) -> Option<Arc<Conn>> {
     let waiting = own.table.find_awaiting(tuple)?;
     if waiting.is_due(now) || !own.table.withdraw(&waiting) {

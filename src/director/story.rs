@@ -258,7 +258,10 @@ impl Teller {
             Verdict::Forward { .. } => {}
             Verdict::Answered => self.say("answered", "by the director itself".to_string()),
             Verdict::Pass => self.say("pass", "not ours; left to the kernel".to_string()),
-            Verdict::Held => self.say("hold", "until the next hop tells its MAC".to_string()),
+            Verdict::Held => self.say(
+                "hold",
+                "waits, or leaves in copies at the end of the breath".to_string(),
+            ),
             Verdict::Drop(reason) => {
                 let text = format!("{}: {}", reason.word(), reason.sentence());
                 self.say("drop", text);
