@@ -33,7 +33,8 @@ impl Director {
             target: Endpoint::new(p.packet.target(), IKE_PORT),
         };
         let found = self.table().find(&Tuple::from(flow));
-        let Some((conn, direction)) = found.filter(|(conn, _)| !conn.is_gone()) else {
+        let found = found.filter(|(conn, _)| !conn.is_gone());
+        let Some((conn, direction)) = found.and_then(|found| self.still_alive(found, p)) else {
             return stack::answer(p, own);
         };
         if direction != Direction::Out && !serve::has_server(&conn) {

@@ -92,6 +92,9 @@ pub struct Laws {
     moves: BTreeMap<Flow, u32>,
     /// Until when connections of deleted servers may be ended.
     orphans_end_until: Instant,
+    /// May it right now, and was a message on its way at the last look?
+    orphans_end: bool,
+    on_their_way: bool,
     /// Entries that were replaced while their client still used them.
     replaced: u64,
     /// Most entries at once.
@@ -218,6 +221,10 @@ impl Laws {
         {
             self.orphans_end_until = now + ORDERS_TAKE;
         }
+        // Where time leaps, what was on its way arrives late.
+        let late = self.orphans_end && self.on_their_way;
+        self.orphans_end = now <= self.orphans_end_until || late;
+        self.on_their_way = house.is_stalled(now);
         let changes = self.ledger.look(house.table(), now)?;
         self.entries_max = self.entries_max.max(self.ledger.len());
         must(self.ledger.len() == house.table().len(), 3, || {
@@ -233,7 +240,7 @@ impl Laws {
             .server()
             .is_some_and(|server| !server.available.load(Relaxed));
         let flow = flow_of(conn);
-        let fine = conn.is_due(now) || by_rule || orphaned && now <= self.orphans_end_until;
+        let fine = conn.is_due(now) || by_rule || orphaned && self.orphans_end;
         must(fine && !conn.is_controlling(), 1, || {
             let (state, left) = (conn.state_name(), conn.expires_in(now));
             format!("{flow} in {state} left the table, {left} before its time")
