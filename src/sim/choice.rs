@@ -113,7 +113,12 @@ impl Choices<'_> {
     fn judge_opened(&self, conn: &Conn) -> Result<(), Broken> {
         let flow = flow_of(conn);
         let service = self.snapshot.service_for(&flow, conn.mark());
-        let live = conn.server().expect("every new connection is bound");
+        let Some(live) = conn.server() else {
+            // With `cache_bypass` nobody serves it, and it goes where the client wanted.
+            let bypass = self.snapshot.tunables.cache_bypass != 0
+                && service.is_some_and(|service| service.spec.key.is_mark());
+            return must(bypass, 2, || format!("{flow} opened to nobody"));
+        };
         let found = service.and_then(|service| Some((service, real_of(service, live)?)));
         let Some((service, real)) = found else {
             let text = format!(

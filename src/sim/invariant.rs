@@ -23,8 +23,8 @@ use super::talk::Talk;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Conn, Direction};
-use crate::director::Account;
 use crate::director::snapshot::{Service, Snapshot};
+use crate::director::{Account, DropReason};
 use crate::lvs::{Endpoint, Flow, Protocol, Segment, ServiceFlags, ServiceKey, Tunables, Tuple};
 use crate::time::{Duration, Instant};
 
@@ -188,7 +188,8 @@ impl Laws {
         let opened = choices.judge()?;
         self.ledger.note_services(&changes.opened, &snapshot);
         self.note_unseen(breath, &changes, opened, &snapshot);
-        check_deadlines(house, &breath.fed, &snapshot, now)?;
+        let stuck = lost_on_the_way(&before.account, house.worker(number).account());
+        check_deadlines(house, (&breath.fed, stuck), &snapshot, now)?;
         self.ledger.check_counts()
     }
 
@@ -263,7 +264,8 @@ impl Laws {
         opened: u64,
         snapshot: &Snapshot,
     ) {
-        let unseen = opened > changes.opened.len() as u64;
+        let bound = |conn: &&Arc<Conn>| conn.server().is_some();
+        let unseen = opened > changes.opened.iter().filter(bound).count() as u64;
         for fed in &breath.fed {
             let Some((flow, segment)) = fed.flow else {
                 continue;
@@ -314,10 +316,22 @@ fn check_account(
     })
 }
 
-/// A connection that was served has its whole time again.
+/// Did a packet find no way on? An answer is routed before its connection is served, so then it may
+/// not have been.
+fn lost_on_the_way(was: &Account, account: &Account) -> bool {
+    let reasons = [
+        DropReason::TooLong,
+        DropReason::NoRoute,
+        DropReason::TtlExceeded,
+    ];
+    let count = |account: &Account| reasons.map(|reason| account.dropped_for(reason));
+    count(was) != count(account)
+}
+
+/// A connection that was served has its whole time again; with `stuck` answers may not have been.
 fn check_deadlines(
     house: &House,
-    fed: &[Fed],
+    (fed, stuck): (&[Fed], bool),
     snapshot: &Snapshot,
     now: Instant,
 ) -> Result<(), Broken> {
@@ -336,7 +350,8 @@ fn check_deadlines(
         let deaf = direction == Direction::In
             && server.is_some_and(|server| !server.available.load(Relaxed));
         // AH and ESP start the time of their key exchange anew, too.
-        if !plain || deaf || ipsec && flow.protocol == Protocol::UDP {
+        let lost = stuck && direction == Direction::Out;
+        if !plain || deaf || lost || ipsec && flow.protocol == Protocol::UDP {
             continue;
         }
         let timeout_s = conn.state().timeout_s(&snapshot.timeouts);
