@@ -31,6 +31,9 @@ use crate::time::{Duration, Instant};
 /// Type of the chunk that opens an association (RFC 9260 section 3.2).
 const SCTP_INIT: u8 = 1;
 
+/// The time of an entry that no packet has moved yet (`ip_vs_conn_new`).
+const UNSERVED: Duration = Duration::from_secs(3);
+
 /// How long orders may be on their way: so long after `expire_nodest_conn` was turned off it may still
 /// end connections.
 const ORDERS_TAKE: Duration = Duration::from_secs(STALL_MAX_S + 10);
@@ -351,7 +354,9 @@ fn check_deadlines(
             && server.is_some_and(|server| !server.available.load(Relaxed));
         // AH and ESP start the time of their key exchange anew, too.
         let lost = stuck && direction == Direction::Out;
-        if !plain || deaf || lost || ipsec && flow.protocol == Protocol::UDP {
+        // The packet itself may have been refused, and the entry opened by an ICMP error behind it.
+        let by_icmp = snapshot.tunables.schedule_icmp != 0 && conn.deadline() == now + UNSERVED;
+        if !plain || deaf || lost || by_icmp || ipsec && flow.protocol == Protocol::UDP {
             continue;
         }
         let timeout_s = conn.state().timeout_s(&snapshot.timeouts);
