@@ -208,34 +208,7 @@ impl Probe for Teller {
                 };
                 self.say("state", format!("{moved}, expires in {expires_s} s"));
             }
-            Step::Rewritten {
-                conn,
-                direction,
-                before,
-                after,
-                ttl,
-                checksum,
-            } => {
-                let (end, old, new) = match direction {
-                    Direction::Out => ("source", before.source, after.source),
-                    _ => ("target", before.target, after.target),
-                };
-                let (other, from, to) = match direction {
-                    Direction::Out => ("target", before.target, after.target),
-                    _ => ("source", before.source, after.source),
-                };
-                let other = match from == to {
-                    true => String::new(),
-                    false => format!(", {other} {from} -> {to}"),
-                };
-                let method = conn.method().name();
-                if before == after {
-                    let text = format!("{method}: only the MAC addresses change, ttl {ttl}");
-                    return self.say("forward", text);
-                }
-                let text = format!("{method}: {end} {old} -> {new}{other}, ttl {ttl}, {checksum}");
-                self.say("forward", text);
-            }
+            Step::Rewritten { .. } => self.rewritten(&step),
             Step::Sent {
                 port,
                 next_hop,
@@ -253,6 +226,40 @@ impl Probe for Teller {
 }
 
 impl Teller {
+    /// What a packet's ends were and are.
+    fn rewritten(&mut self, step: &Step<'_>) {
+        let Step::Rewritten {
+            conn,
+            direction,
+            before,
+            after,
+            ttl,
+            checksum,
+        } = step
+        else {
+            return;
+        };
+        let method = conn.method().name();
+        if before == after {
+            let text = format!("{method}: only the MAC addresses change, ttl {ttl}");
+            return self.say("forward", text);
+        }
+        let (source, target) = (
+            ("source", before.source, after.source),
+            ("target", before.target, after.target),
+        );
+        let ((end, old, new), (other, from, to)) = match direction {
+            Direction::Out => (source, target),
+            _ => (target, source),
+        };
+        let other = match from == to {
+            true => String::new(),
+            false => format!(", {other} {from} -> {to}"),
+        };
+        let text = format!("{method}: {end} {old} -> {new}{other}, ttl {ttl}, {checksum}");
+        self.say("forward", text);
+    }
+
     fn ended(&mut self, verdict: Verdict) {
         match verdict {
             Verdict::Forward { .. } => {}
