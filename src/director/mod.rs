@@ -171,6 +171,7 @@ impl Director {
     }
 
     /// The life of a packet that could be read.
+    #[inline(always)]
     fn decide<P: Probe>(
         &self,
         p: &mut Passage<'_, '_, P>,
@@ -481,6 +482,7 @@ fn tuple_of(bytes: &[u8], layout: &Layout) -> Tuple {
 }
 
 /// What the state table wants to know of a packet that has a tuple.
+#[inline(always)]
 fn segment_of(packet: &Packet<'_>) -> Segment {
     match packet.layout.protocol {
         number::TCP => Segment::Tcp(TcpFlags(packet.tcp_flags())),

@@ -235,6 +235,7 @@ pub(super) fn carry<P: Probe>(
 }
 
 /// Sends an answer on to the client.
+#[inline(always)]
 fn carry_back<P: Probe>(
     conn: &Arc<Conn>,
     way: Way,
@@ -249,6 +250,7 @@ fn carry_back<P: Probe>(
 }
 
 /// Changes what the connection says is to be changed. A verdict if the packet ends here.
+#[inline(always)]
 fn rewrite<P: Probe>(
     conn: &Arc<Conn>,
     direction: Direction,
@@ -279,6 +281,7 @@ fn rewrite<P: Probe>(
 }
 
 /// The way of a packet of a client to `next`, with what that costs it: a hop. A verdict if it ends here.
+#[inline(always)]
 pub(super) fn way_towards<P: Probe>(
     conn: &Conn,
     next: IpAddr,
@@ -308,6 +311,7 @@ pub(super) fn way_towards<P: Probe>(
 
 /// The same for what comes from a real server: by its own address, as the kernel routes it before IPVS
 /// sees it.
+#[inline(always)]
 pub(super) fn way_back<P: Probe>(
     conn: &Conn,
     p: &mut Passage<'_, '_, P>,
@@ -352,6 +356,7 @@ pub(super) fn reroute<P: Probe>(way: Way, p: &Passage<'_, '_, P>, own: &Own) -> 
 }
 
 /// Sends a packet that is ready; one that is too long for its way in fragments.
+#[inline(always)]
 pub(super) fn send_on<P: Probe>(way: Way, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     if (p.packet.wire_len() > way.mtu as usize || p.gathered.is_some())
         && let Some(verdict) = fragments::prepare_cut(way.mtu, p)

@@ -480,6 +480,7 @@ impl Snapshot {
     }
 
     /// The port and next hop for `target`: the longest matching prefix of all ports.
+    #[inline]
     pub fn route_to(&self, target: IpAddr) -> Option<(usize, IpAddr)> {
         let (family, packed) = (Family::of(target), pack(target));
         let route = self
@@ -495,6 +496,7 @@ impl Snapshot {
     }
 
     /// The port and next hop for a packet from `source` to `target`: a route by source if there is one.
+    #[inline]
     pub fn route_from(&self, source: IpAddr, target: IpAddr) -> Option<(usize, IpAddr)> {
         if !self.routes_by_source() {
             return self.route_to(target);

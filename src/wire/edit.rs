@@ -48,16 +48,19 @@ impl Packet<'_> {
         }
     }
 
+    #[inline(always)]
     fn repair_header_sum(&mut self, delta: Delta) {
         let at = self.l3() + 10;
         let field = delta.apply(self.word_at(at));
         self.put_word(at, field);
     }
 
+    #[inline(always)]
     fn word_at(&self, at: usize) -> u16 {
         u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]])
     }
 
+    #[inline(always)]
     fn put_word(&mut self, at: usize, word: u16) {
         self.bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
     }

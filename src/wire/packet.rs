@@ -244,7 +244,7 @@ fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn parse_v4(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
     let header = v4_header_len(bytes, l3)?;
     let total = usize::from(be16(bytes, l3 + 2));
