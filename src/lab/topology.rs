@@ -6,7 +6,7 @@ mod files;
 mod others;
 mod six;
 
-pub use files::FOLDER;
+pub use files::{FOLDER, SETTINGS_FILE};
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

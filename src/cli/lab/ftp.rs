@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::words::Past;
 use super::{Seen, finish, network, section, show};
-use crate::lab::topology::{Host, Topology};
+use crate::lab::topology::{Host, SETTINGS_FILE, Topology};
 use crate::lab::{self, Director, Lab};
 use crate::rng::Rng;
 
@@ -132,6 +132,7 @@ fn find(program: &str) -> io::Result<PathBuf> {
 fn make_files(folder: &Path, mib: u32) -> io::Result<()> {
     fs::create_dir_all(folder.join("files"))?;
     fs::create_dir_all(folder.join("empty"))?;
+    fs::write(folder.join(SETTINGS_FILE), "")?;
     let mut file = File::create(folder.join("files/data"))?;
     let mut rng = Rng::new(0x0066_7470);
     for _ in 0..mib {

@@ -7,6 +7,9 @@ use super::*;
 const FTP_PORT: u16 = 21;
 /// Stands for the lab's folder in the words that start a server.
 pub const FOLDER: &str = "{folder}";
+/// In the lab's folder: the settings that the servers read beside those they are started with. Empty.
+pub const SETTINGS_FILE: &str = "vsftpd.conf";
+
 /// The second VIP, whose text is longer than that of any real server.
 const LONG_VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(1, 2, 3, 201));
 const INSIDE: Prefix = Prefix::v4(10, 0, 0, 0, 24);
@@ -31,7 +34,8 @@ impl Topology {
             }
         }
         topology.notes = vec![format!("a second VIP: {LONG_VIP}:{FTP_PORT}")];
-        topology.server = vec![program.to_string()];
+        // Without a file of ours it reads the machine's own settings after these.
+        topology.server = vec![program.to_string(), format!("{FOLDER}/{SETTINGS_FILE}")];
         topology.server.extend(settings());
         topology
     }
