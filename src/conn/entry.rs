@@ -197,16 +197,19 @@ impl Conn {
     }
 
     /// Who asked.
+    #[inline]
     pub fn client(&self) -> Endpoint {
         Endpoint::new(unpack(self.family, self.client), self.client_port)
     }
 
     /// What was asked for.
+    #[inline]
     pub fn virt(&self) -> Endpoint {
         Endpoint::new(unpack(self.family, self.virt), self.virt_port.load(Relaxed))
     }
 
     /// Who serves.
+    #[inline]
     pub fn real(&self) -> Endpoint {
         let family = if self.has(flag::REAL_V6) {
             Family::V6
@@ -222,6 +225,7 @@ impl Conn {
     }
 
     /// How packets get there.
+    #[inline]
     pub fn method(&self) -> ForwardMethod {
         match self.word.load(Relaxed) >> flag::METHOD_SHIFT & 7 {
             0 => ForwardMethod::Masq,
@@ -340,8 +344,7 @@ impl Conn {
 
     /// The state that a word says. Only numbers of the entry's own protocol are ever written there.
     fn state_in(&self, word: u32) -> State {
-        State::from_number(self.protocol, (word & flag::STATE) as u8)
-            .unwrap_or(State::initial(self.protocol))
+        State::stored(self.protocol, (word & flag::STATE) as u8)
     }
 
     /// Its state as ipvsadm prints it.
@@ -369,6 +372,7 @@ impl Conn {
     }
 
     /// The tuple of packets from the client.
+    #[inline]
     pub fn in_tuple(&self) -> Tuple {
         let (client, virt) = (
             (self.client, self.client_port),
@@ -379,6 +383,7 @@ impl Conn {
 
     /// The tuple of packets from the real server: under NAT it speaks for itself, otherwise for the
     /// VIP; under full NAT to the director's own end.
+    #[inline]
     pub fn out_tuple(&self) -> Tuple {
         let real = || (self.real, self.real_port.load(Relaxed));
         let (speaker, listener) = match self.method() {
@@ -388,6 +393,15 @@ impl Conn {
         };
         let listener = (listener.client, listener.client_port);
         Tuple::new(self.family, self.protocol, speaker, listener)
+    }
+
+    /// Is this the tuple of its packets in this direction?
+    #[inline(always)]
+    pub fn has_tuple(&self, direction: Direction, tuple: &Tuple) -> bool {
+        match direction {
+            Direction::Out => self.out_tuple() == *tuple,
+            _ => self.in_tuple() == *tuple,
+        }
     }
 
     /// The tuple of packets in this direction.
@@ -413,6 +427,7 @@ impl Conn {
     /// One packet moves the state; the deadline starts anew, and the real server's counts follow when
     /// the state becomes active or stops being so (`ip_vs_set_state`, `set_tcp_state`). Returns the
     /// state before and after.
+    #[inline]
     pub fn step<'r>(
         &self,
         direction: Direction,
@@ -443,6 +458,7 @@ impl Conn {
         }
     }
 
+    #[inline]
     fn next_word(
         &self,
         old: u32,
@@ -476,6 +492,7 @@ impl Conn {
 
     /// Moves the real server's counts when the entry became active or inactive. One that was gone by
     /// then counts no more: `retire` has undone what stood in its word.
+    #[inline]
     fn follow_activity(&self, old: u32, new: u32) {
         let Some(server) = &self.server else { return };
         if old & flag::GONE != 0 {
@@ -495,6 +512,7 @@ impl Conn {
     }
 
     /// Starts the deadline anew with `timeout_s` seconds, kept for later restarts.
+    #[inline]
     pub fn restart(&self, timeout_s: u32, now: Instant) {
         self.timeout_s.store(timeout_s, Relaxed);
         let deadline = now + Duration::from_secs(timeout_s.into());

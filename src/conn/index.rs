@@ -78,7 +78,7 @@ fn find_in<'s>(
         } else {
             Direction::In
         };
-        if conn.tuple(direction) == *tuple && !conn.is_gone() {
+        if conn.has_tuple(direction, tuple) && !conn.is_gone() {
             return Some((conn, direction));
         }
     }

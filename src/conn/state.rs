@@ -41,6 +41,12 @@ impl State {
         }
     }
 
+    /// The state whose number an entry keeps: one that its protocol has.
+    pub(super) const fn stored(protocol: Protocol, number: u8) -> State {
+        debug_assert!(State::from_number(protocol, number).is_some());
+        State { protocol, number }
+    }
+
     /// Its number in sync messages.
     pub const fn number(self) -> u8 {
         self.number
@@ -53,6 +59,7 @@ impl State {
 
     /// The state after a packet. A segment of another protocol changes nothing; the table never
     /// leads one to a connection. `secure` is `secure_tcp`.
+    #[inline]
     pub fn next(self, direction: Direction, segment: Segment, secure: bool) -> State {
         let number = match (self.protocol, segment) {
             (Protocol::TCP, Segment::Tcp(flags)) => {
@@ -72,6 +79,7 @@ impl State {
     }
 
     /// How long a connection may stay idle in this state, in seconds.
+    #[inline]
     pub fn timeout_s(self, timeouts: &Timeouts) -> u32 {
         match self.protocol {
             Protocol::TCP => tcp::timeout_s(self.tcp(), timeouts),

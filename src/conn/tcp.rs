@@ -98,6 +98,7 @@ const PROPERTIES: [(&str, u32, bool); 11] = [
 
 /// The state after a segment. RST counts before SYN, SYN before FIN, FIN before ACK; a segment with
 /// none of them closes. `secure` puts the table of `secure_tcp` in force.
+#[inline]
 pub fn next(direction: Direction, flags: TcpFlags, old: TcpState, secure: bool) -> TcpState {
     let event = match flags {
         flags if flags.rst() => 3,
@@ -111,6 +112,7 @@ pub fn next(direction: Direction, flags: TcpFlags, old: TcpState, secure: bool) 
 }
 
 /// How long a connection may stay idle in this state, in seconds.
+#[inline]
 pub fn timeout_s(state: TcpState, timeouts: &Timeouts) -> u32 {
     match state {
         TcpState::Established => timeouts.tcp_s,

@@ -106,6 +106,7 @@ impl Director {
     }
 
     /// Reads a frame: the first pass over a batch.
+    #[inline]
     pub fn prepare(&self, bytes: &[u8], raw_ip: bool) -> Prepared {
         let layout = match Layout::parse(bytes, raw_ip) {
             Ok(layout) => layout,
@@ -144,7 +145,9 @@ impl Director {
         probe: &mut P,
     ) -> Verdict {
         let Lane { index, own } = lane;
-        tell_arrival(frame, &own.snapshot.ports[ingress], probe);
+        if P::ON {
+            tell_arrival(frame, &own.snapshot.ports[ingress], probe);
+        }
         if let Some(malformed) = prepared.malformed {
             return refuse_malformed(malformed, probe);
         }
@@ -352,10 +355,8 @@ impl Director {
 
 /// Where every story begins.
 fn tell_arrival<P: Probe>(frame: &Frame<'_>, port: &Port, probe: &mut P) {
-    if P::ON {
-        let text = wire::text::describe(frame.bytes(), frame.meta.raw_ip);
-        probe.step(Step::Arrived { port, text });
-    }
+    let text = wire::text::describe(frame.bytes(), frame.meta.raw_ip);
+    probe.step(Step::Arrived { port, text });
 }
 
 /// The end of a frame that lies about itself.
@@ -407,8 +408,28 @@ impl<P: Probe> Passage<'_, '_, P> {
         }
     }
 
-    /// Sorts the frame: not addressed to us at link level first, then by what it carries.
+    /// Sorts the frame. What the director is for comes first.
+    #[inline(always)]
     fn kind(&self, own: &Own, prepared: &Prepared) -> Shape {
+        let snapshot = &*own.snapshot;
+        let port = &snapshot.ports[self.ingress];
+        let at_us = port.raw_ip || self.packet.target_mac() == port.mac;
+        let flow = prepared.has_tuple && at_us && snapshot.role != Role::Backup;
+        if flow && snapshot.serves(self.family()) {
+            return Shape::Flow(segment_of(&self.packet));
+        }
+        self.kind_of_rest(own)
+    }
+
+    fn family(&self) -> Family {
+        match self.packet.layout.kind {
+            Kind::V6 => Family::V6,
+            _ => Family::V4,
+        }
+    }
+
+    /// Sorts what is no flow of ours: not addressed to us at link level first, then by what it carries.
+    fn kind_of_rest(&self, own: &Own) -> Shape {
         let port = &own.snapshot.ports[self.ingress];
         let packet = &self.packet;
         match packet.layout.kind {
@@ -424,14 +445,8 @@ impl<P: Probe> Passage<'_, '_, P> {
         if own.snapshot.role == Role::Backup {
             return Shape::NotForUs(NotForUs::Backup);
         }
-        let family = match packet.layout.kind {
-            Kind::V6 => Family::V6,
-            _ => Family::V4,
-        };
+        let family = self.family();
         let serves = own.snapshot.serves(family);
-        if prepared.has_tuple && serves {
-            return Shape::Flow(segment_of(packet));
-        }
         match packet.layout.fragment {
             Fragment::Whole if !serves => Shape::Other,
             Fragment::Whole if packet.is_icmp() && packet.icmp_message() == Message::Error => {
@@ -449,32 +464,35 @@ impl<P: Probe> Passage<'_, '_, P> {
 }
 
 /// Packs the flow of a packet that has ports.
+#[inline(always)]
 fn tuple_of(bytes: &[u8], layout: &Layout) -> Tuple {
-    let (l3, l4) = (usize::from(layout.l3), usize::from(layout.l4));
-    let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    let (source_port, target_port) = (port(l4), port(l4 + 2));
+    let (ip, transport) = (&bytes[layout.l3.into()..], &bytes[layout.l4.into()..]);
+    let ports = transport.first_chunk::<4>();
+    let ports = ports.expect("a transport header is whole");
+    let source_port = u16::from_be_bytes([ports[0], ports[1]]);
+    let target_port = u16::from_be_bytes([ports[2], ports[3]]);
     let protocol = Protocol(layout.protocol);
-    if layout.kind == Kind::V4 {
-        let word = |at: usize| {
-            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
-        let (source, target) = ([0, word(l3 + 12).into()], [0, word(l3 + 16).into()]);
-        return Tuple::new(
-            Family::V4,
-            protocol,
-            (source, source_port),
-            (target, target_port),
-        );
-    }
-    let address = |at: usize| {
-        let octets: [u8; 16] = bytes[at..at + 16]
-            .try_into()
-            .expect("an IPv6 header is whole");
-        pack(octets.into())
+    let (family, source, target) = match layout.kind {
+        Kind::V4 => {
+            let addresses = ip[12..].first_chunk::<8>();
+            let [a, b, c, d, e, f, g, h] = *addresses.expect("an IPv4 header is whole");
+            let word = |octets| u64::from(u32::from_be_bytes(octets));
+            (Family::V4, [0, word([a, b, c, d])], [0, word([e, f, g, h])])
+        }
+        _ => {
+            let addresses = ip[8..].first_chunk::<32>();
+            let (addresses, _) = addresses
+                .expect("an IPv6 header is whole")
+                .as_chunks::<16>();
+            (
+                Family::V6,
+                pack(addresses[0].into()),
+                pack(addresses[1].into()),
+            )
+        }
     };
-    let (source, target) = (address(l3 + 8), address(l3 + 24));
     Tuple::new(
-        Family::V6,
+        family,
         protocol,
         (source, source_port),
         (target, target_port),

@@ -248,6 +248,7 @@ impl NeighbourCache {
     }
 
     /// The MAC address of `address` on `port`, if it is known and fresh.
+    #[inline]
     pub fn get(&self, port: usize, address: IpAddr, now: Instant) -> Option<Mac> {
         let address = pack(address);
         let set = &self.sets[self.set_of(address)];

@@ -24,7 +24,8 @@ pub fn send<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Verdict {
-    let raw_ip = own.snapshot.ports[egress].raw_ip;
+    let port = &own.snapshot.ports[egress];
+    let (raw_ip, source) = (port.raw_ip, port.mac);
     if raw_ip != (p.packet.layout.l3 == 0) {
         // Frames do not change between ports with and without an Ethernet header; start-up sees to it.
         return Verdict::Drop(DropReason::NoRoute);
@@ -35,21 +36,11 @@ pub fn send<P: Probe>(
         find_mac(egress, next_hop, p.now, own)
     };
     let Some(mac) = mac else {
-        own.hold(HeldFrame {
-            port: egress,
-            next_hop,
-            since: p.now,
-            bytes: p.packet.frame().to_vec(),
-            layout: p.packet.layout,
-            offload: p.packet.offload,
-            gathered: p.gathered.cloned(),
-            cut_to: p.cut_to,
-        });
-        return Verdict::Held;
+        return wait(egress, next_hop, p, own);
     };
-    let port = &own.snapshot.ports[egress];
-    p.packet.set_macs(mac, port.mac);
+    p.packet.set_macs(mac, source);
     if P::ON {
+        let port = &own.snapshot.ports[egress];
         p.probe.step(Step::Sent {
             port,
             next_hop,
@@ -63,6 +54,27 @@ pub fn send<P: Probe>(
         return send_behind(egress, p, own);
     }
     Verdict::Forward { port: egress }
+}
+
+/// Lets a packet wait until the MAC address of `next_hop` is known.
+#[cold]
+fn wait<P: Probe>(
+    egress: usize,
+    next_hop: IpAddr,
+    p: &Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
+    own.hold(HeldFrame {
+        port: egress,
+        next_hop,
+        since: p.now,
+        bytes: p.packet.frame().to_vec(),
+        layout: p.packet.layout,
+        offload: p.packet.offload,
+        gathered: p.gathered.cloned(),
+        cut_to: p.cut_to,
+    });
+    Verdict::Held
 }
 
 /// Sends an enveloped packet behind the segments of this breath, which would else overtake it.
@@ -139,6 +151,7 @@ pub fn send_own(
 
 /// The MAC address of `next_hop`, from this worker's memory, from what all workers know, or, if there
 /// is none, after a question that goes out with this breath.
+#[inline]
 fn find_mac(egress: usize, next_hop: IpAddr, now: Instant, own: &mut Own) -> Option<Mac> {
     if let Some(mac) = own.cache.get(egress, next_hop, now) {
         return Some(mac);

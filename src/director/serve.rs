@@ -23,6 +23,7 @@ use crate::wire::answer::IcmpError;
 const SCTP_INIT: u8 = 1;
 
 /// Does something about this connection need a second look before a packet of it is served?
+#[inline]
 pub fn needs_care(
     conn: &Conn,
     direction: Direction,
@@ -37,12 +38,14 @@ pub fn needs_care(
 }
 
 /// Is its real server still configured?
+#[inline]
 pub fn has_server(conn: &Conn) -> bool {
     conn.server()
         .is_none_or(|server| server.available.load(Relaxed))
 }
 
 /// Does this segment ask for a new connection?
+#[inline]
 fn opens(segment: Segment) -> bool {
     match segment {
         Segment::Tcp(flags) => flags.syn(),
@@ -163,6 +166,7 @@ fn is_own(address: IpAddr, own: &Own) -> bool {
     address.is_ipv4() && own.snapshot.own_port(&address).is_some()
 }
 
+#[inline]
 fn rules(own: &Own) -> StepRules<'_> {
     let secure_tcp = own.defences.secure_tcp();
     StepRules {
@@ -172,6 +176,7 @@ fn rules(own: &Own) -> StepRules<'_> {
 }
 
 /// Counts a packet at its real server, while that is configured.
+#[inline]
 pub fn count(conn: &Conn, direction: Direction, bytes: usize, worker: usize) {
     let inward = direction != Direction::Out;
     if inward {
@@ -201,6 +206,7 @@ pub(super) struct Way {
 }
 
 /// Rewrites a packet and finds its way out.
+#[inline]
 pub(super) fn carry<P: Probe>(
     conn: &Arc<Conn>,
     direction: Direction,
@@ -339,6 +345,7 @@ pub(super) fn way_back<P: Probe>(
 
 /// With `snat_reroute` an answer goes the way that is the VIP's (`ip_vs_route_me_harder`). Only where
 /// routes go by the source is that another one.
+#[inline]
 pub(super) fn reroute<P: Probe>(way: Way, p: &Passage<'_, '_, P>, own: &Own) -> Way {
     let snapshot = &own.snapshot;
     if !snapshot.routes_by_source() || snapshot.tunables.snat_reroute == 0 {
@@ -412,6 +419,7 @@ pub(super) fn way(egress: usize, next_hop: IpAddr, mtu: u32) -> Way {
 }
 
 /// Is the real server the director itself?
+#[inline]
 pub(super) fn is_local(conn: &Conn) -> bool {
     conn.server().is_some_and(|server| server.is_local())
 }
@@ -421,7 +429,26 @@ pub(super) fn is_local(conn: &Conn) -> bool {
 ///
 /// Who set DF is told if the packet is too long, unless the way is not to be `held` to that, or it is
 /// itself an error, which is cut then.
+#[inline(always)]
 pub(super) fn travel<P: Probe>(
+    conn: &Conn,
+    direction: Direction,
+    mtu: u32,
+    held: bool,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Option<Verdict> {
+    let fits = p.packet.wire_len() <= mtu as usize && p.gathered.is_none();
+    if p.packet.ttl() > 1 && fits {
+        p.packet.decrement_ttl();
+        return None;
+    }
+    travel_with_care(conn, direction, mtu, held, p, own)
+}
+
+/// The same for a packet that may end here.
+#[cold]
+fn travel_with_care<P: Probe>(
     conn: &Conn,
     direction: Direction,
     mtu: u32,

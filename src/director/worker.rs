@@ -192,9 +192,9 @@ impl Worker {
     /// the cache misses of a batch overlap.
     fn prepare(&mut self, port: usize, count: usize) {
         let (rx, batch) = (&self.rxs[port], &mut self.batch);
-        for index in 0..count {
+        for (index, prepared) in batch.prepared[..count].iter_mut().enumerate() {
             let view = rx.view(index);
-            batch.prepared[index] = self.director.prepare(view.bytes, view.raw_ip);
+            *prepared = self.director.prepare(view.bytes, view.raw_ip);
         }
         let mut warmth = 0;
         for prepared in &batch.prepared[..count] {

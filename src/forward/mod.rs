@@ -26,6 +26,7 @@ pub enum Outcome {
 
 /// Rewrites a packet whose TTL was already seen to, by the connection's method and direction
 /// (`cp->packet_xmit` towards the real server, `handle_response` towards the client).
+#[inline]
 pub fn apply(conn: &Conn, direction: Direction, packet: &mut Packet<'_>) -> Outcome {
     match (direction, conn.method()) {
         (Direction::Out, ForwardMethod::Masq) => nat::to_client(conn, packet),

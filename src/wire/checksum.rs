@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071), its incremental update (RFC 1624), and SCTP's CRC32c (RFC 9260
 //! appendix B). Sums are kept unfolded in 64 bits until somebody wants a field.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An unfinished ones'-complement sum of 16-bit words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,17 +9,26 @@ pub struct Sum(u64);
 
 impl Sum {
     /// The sum of `bytes` as big-endian words; an odd last byte is padded with zero.
+    #[inline]
     pub fn of(bytes: &[u8]) -> Sum {
-        let mut total = 0u64;
-        let mut chunks = bytes.chunks_exact(4);
-        for chunk in &mut chunks {
-            let word = [chunk[0], chunk[1], chunk[2], chunk[3]];
-            total += u64::from(u32::from_be_bytes(word));
-        }
-        let rest = chunks.remainder();
+        let (words, rest) = bytes.as_chunks::<4>();
+        let total: u64 = words
+            .iter()
+            .map(|word| u64::from(u32::from_be_bytes(*word)))
+            .sum();
         let mut last = [0; 4];
         last[..rest.len()].copy_from_slice(rest);
         Sum(total + u64::from(u32::from_be_bytes(last)))
+    }
+
+    /// The sum of an IPv4 header without options.
+    #[inline(always)]
+    pub fn of_header(header: &[u8; 20]) -> Sum {
+        let word = |at: usize| {
+            let octets = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+            u64::from(u32::from_be_bytes(octets))
+        };
+        Sum(word(0) + word(4) + word(8) + word(12) + word(16))
     }
 
     /// Adds one 16-bit word.
@@ -38,13 +47,11 @@ impl Sum {
     }
 
     /// The sum folded to 16 bits, not complemented: what a partial checksum field holds.
+    #[inline(always)]
     pub const fn folded(self) -> u16 {
-        let mut sum = self.0;
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum as u16
+        let sum = fold32(self.0);
+        // The lower half of this addition carries into the upper one, which is what is wanted.
+        (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
     }
 
     /// The checksum field of these bytes.
@@ -53,9 +60,11 @@ impl Sum {
     }
 }
 
+#[inline(always)]
 const fn fold32(sum: u64) -> u32 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    (sum as u32).wrapping_add((sum >> 32) as u32)
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    // Where it carries, the sum is at most twice the largest word less its overflow: room for one more.
+    sum + carry as u32
 }
 
 /// What a replacement of some words does to a sum over them: `new - old` in ones' complement, for one
@@ -65,31 +74,39 @@ pub struct Delta(u64);
 
 impl Delta {
     /// Nothing was replaced yet.
+    #[inline(always)]
     pub const fn none() -> Delta {
         Delta(0)
+    }
+
+    /// One IPv4 address takes the place of another.
+    #[inline(always)]
+    pub const fn v4(old: Ipv4Addr, new: Ipv4Addr) -> Delta {
+        Delta(!old.to_bits() as u64 + new.to_bits() as u64)
     }
 
     /// One address takes the place of another of its family.
     pub fn address(old: IpAddr, new: IpAddr) -> Delta {
         match (old, new) {
-            (IpAddr::V4(old), IpAddr::V4(new)) => {
-                Delta(u64::from(!old.to_bits()) + u64::from(new.to_bits()))
-            }
+            (IpAddr::V4(old), IpAddr::V4(new)) => Delta::v4(old, new),
             _ => Delta(of_address(new).minus(of_address(old)).0),
         }
     }
 
     /// One 16-bit word takes the place of another, too.
+    #[inline(always)]
     pub const fn word(self, old: u16, new: u16) -> Delta {
         Delta(self.0 + !old as u64 + new as u64)
     }
 
     /// The checksum field afterwards (RFC 1624, equation 3).
+    #[inline(always)]
     pub const fn apply(self, field: u16) -> u16 {
         !Sum(self.0 + !field as u64).folded()
     }
 
     /// The field of a partial checksum (the plain pseudo-header sum) afterwards.
+    #[inline(always)]
     pub const fn apply_partial(self, field: u16) -> u16 {
         Sum(self.0 + field as u64).folded()
     }

@@ -1,12 +1,16 @@
 //! Edits in place: addresses, ports, MAC addresses, TTL. Every sum that was right before is right
 //! afterwards, also a partial one, which the device finishes later.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::Mac;
 use super::checksum::{self, Delta, Sum};
 use super::offload::Offload;
-use super::packet::{Fragment, Kind, Packet, number};
+use super::packet::{Fragment, Kind, Packet, V4_LEN, number};
+
+/// Lengths of headers without options.
+const TCP_LEN: usize = 20;
+const UDP_LEN: usize = 8;
 
 /// Which end of the packet is rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,40 +23,46 @@ impl Packet<'_> {
     /// Sets the Ethernet header's addresses; nothing to do where there is none.
     pub fn set_macs(&mut self, target: Mac, source: Mac) {
         if self.layout.l3 != 0 {
-            let header = &mut self.bytes[self.start..self.start + 12];
+            let header = self.bytes[self.start..].first_chunk_mut::<12>();
+            let header = header.expect("an Ethernet header is whole");
             header[..6].copy_from_slice(&target.0);
             header[6..].copy_from_slice(&source.0);
         }
     }
 
     /// Replaces the source address and port.
+    #[inline]
     pub fn set_source(&mut self, address: IpAddr, port: u16) {
         self.set_end(End::Source, address, port);
     }
 
     /// Replaces the target address and port.
+    #[inline]
     pub fn set_target(&mut self, address: IpAddr, port: u16) {
         self.set_end(End::Target, address, port);
     }
 
     /// Takes one hop from TTL or hop limit, which must be above 1.
+    #[inline]
     pub fn decrement_ttl(&mut self) {
         debug_assert!(self.ttl() > 1);
-        let l3 = self.l3();
         if self.layout.kind == Kind::V4 {
-            self.bytes[l3 + 8] -= 1;
+            let header = self.v4_header();
+            header[8] -= 1;
             // TTL is the upper byte of its word.
-            self.repair_header_sum(Delta::none().word(0x0100, 0));
+            repair(header, 10, Delta::none().word(0x0100, 0));
         } else {
+            let l3 = self.l3();
             self.bytes[l3 + 7] -= 1;
         }
     }
 
+    /// The IPv4 header without its options: its length is known, so one check serves for every access.
     #[inline(always)]
-    fn repair_header_sum(&mut self, delta: Delta) {
-        let at = self.l3() + 10;
-        let field = delta.apply(self.word_at(at));
-        self.put_word(at, field);
+    fn v4_header(&mut self) -> &mut [u8; V4_LEN] {
+        let at = self.l3();
+        let header = self.bytes[at..].first_chunk_mut();
+        header.expect("the layout of an IPv4 packet was read from a whole header")
     }
 
     #[inline(always)]
@@ -65,48 +75,90 @@ impl Packet<'_> {
         self.bytes[at..at + 2].copy_from_slice(&word.to_be_bytes());
     }
 
+    #[inline(always)]
     fn set_end(&mut self, end: End, address: IpAddr, port: u16) {
         let delta = self.replace_address(end, address);
-        let with_ports = matches!(
-            self.layout.protocol,
-            number::TCP | number::UDP | number::SCTP
-        );
-        if !self.layout.transport || !with_ports {
+        if !self.layout.transport {
             return;
         }
-        let at = self.l4() + if end == End::Source { 0 } else { 2 };
-        let old_port = self.word_at(at);
-        self.put_word(at, port);
         match self.layout.protocol {
-            number::TCP => self.repair_sum_at(16, delta, (old_port, port)),
-            number::UDP => self.repair_sum_at(6, delta, (old_port, port)),
-            _ if old_port != port => self.refresh_sctp_sum(),
+            number::TCP => self.replace_tcp_port(end, port, delta),
+            number::UDP => self.replace_udp_port(end, port, delta),
+            number::SCTP => self.replace_sctp_port(end, port),
             _ => {}
         }
     }
 
     /// Writes an address of the packet's own family, and repairs the header's sum.
+    #[inline(always)]
     fn replace_address(&mut self, end: End, address: IpAddr) -> Delta {
-        let l3 = self.l3();
-        let old = if end == End::Source {
-            self.source()
-        } else {
-            self.target()
-        };
-        let delta = Delta::address(old, address);
         match (self.layout.kind, address) {
             (Kind::V4, IpAddr::V4(address)) => {
-                let at = l3 + if end == End::Source { 12 } else { 16 };
-                self.bytes[at..at + 4].copy_from_slice(&address.octets());
-                self.repair_header_sum(delta);
+                let at = if end == End::Source { 12 } else { 16 };
+                let header = self.v4_header();
+                let old = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+                let delta = Delta::v4(old.into(), address);
+                header[at..at + 4].copy_from_slice(&address.octets());
+                repair(header, 10, delta);
+                delta
             }
-            (Kind::V6, IpAddr::V6(address)) => {
-                let at = l3 + if end == End::Source { 8 } else { 24 };
-                self.bytes[at..at + 16].copy_from_slice(&address.octets());
+            (Kind::V6, IpAddr::V6(address)) => self.replace_v6_address(end, address),
+            (kind, address) => {
+                debug_assert!(false, "{address} does not fit a {kind:?} packet");
+                Delta::none()
             }
-            (kind, address) => debug_assert!(false, "{address} does not fit a {kind:?} packet"),
         }
-        delta
+    }
+
+    fn replace_v6_address(&mut self, end: End, address: Ipv6Addr) -> Delta {
+        let at = self.l3() + if end == End::Source { 8 } else { 24 };
+        let field = &mut self.bytes[at..at + 16];
+        let old: [u8; 16] = (&*field).try_into().expect("sixteen bytes");
+        field.copy_from_slice(&address.octets());
+        Delta::address(IpAddr::from(old), address.into())
+    }
+
+    #[inline(always)]
+    fn replace_tcp_port(&mut self, end: End, port: u16, addresses: Delta) {
+        let (at, partial) = (self.l4(), self.offload.is_partial());
+        let Some(header) = self.bytes[at..].first_chunk_mut::<TCP_LEN>() else {
+            return debug_assert!(false, "a whole TCP header was announced");
+        };
+        let old = replace_port(header, end, port);
+        let field = u16::from_be_bytes([header[16], header[17]]);
+        let repaired = match partial {
+            // The device sums the ports itself; only the pseudo-header is in the field.
+            true => addresses.apply_partial(field),
+            false => addresses.word(old, port).apply(field),
+        };
+        header[16..18].copy_from_slice(&repaired.to_be_bytes());
+    }
+
+    #[inline(always)]
+    fn replace_udp_port(&mut self, end: End, port: u16, addresses: Delta) {
+        let (at, partial) = (self.l4(), self.offload.is_partial());
+        let Some(header) = self.bytes[at..].first_chunk_mut::<UDP_LEN>() else {
+            return debug_assert!(false, "a whole UDP header was announced");
+        };
+        let old = replace_port(header, end, port);
+        let field = u16::from_be_bytes([header[6], header[7]]);
+        let repaired = match field {
+            _ if partial => addresses.apply_partial(field),
+            0 => return self.fill_udp_sum(at + 6),
+            // UDP says "no checksum" with 0; a sum that comes out as 0 is sent as its twin.
+            _ => match addresses.word(old, port).apply(field) {
+                0 => 0xffff,
+                sum => sum,
+            },
+        };
+        header[6..8].copy_from_slice(&repaired.to_be_bytes());
+    }
+
+    fn replace_sctp_port(&mut self, end: End, port: u16) {
+        let at = self.l4();
+        if replace_port(&mut self.bytes[at..], end, port) != port {
+            self.refresh_sctp_sum();
+        }
     }
 
     /// Every byte of an SCTP packet is under its checksum, so a changed port costs all of it.
@@ -118,40 +170,23 @@ impl Packet<'_> {
         }
     }
 
-    fn repair_sum_at(&mut self, offset: usize, addresses: Delta, ports: (u16, u16)) {
-        let at = self.l4() + offset;
-        let field = self.word_at(at);
-        if self.offload.is_partial() {
-            // The device sums the ports itself; only the pseudo-header is in the field.
-            return self.put_word(at, addresses.apply_partial(field));
-        }
-        let udp = self.layout.protocol == number::UDP;
-        let repaired = match field {
-            0 if udp => self.full_transport_sum(at).unwrap_or(0),
-            _ => addresses.word(ports.0, ports.1).apply(field),
-        };
-        // UDP says "no checksum" with 0; a sum that comes out as 0 is sent as its twin.
-        let twin = udp && repaired == 0 && field != 0;
-        self.put_word(at, if twin { 0xffff } else { repaired });
-    }
-
     /// A UDP datagram without a checksum gets one when it is rewritten, as recorded from the kernel
     /// (`udp_snat_handler`, `udp_dnat_handler` recompute it in full). A fragment keeps none: its sum
     /// would have to cover bytes that are not here.
-    fn full_transport_sum(&self, field_at: usize) -> Option<u16> {
+    #[cold]
+    fn fill_udp_sum(&mut self, field_at: usize) {
         if self.layout.fragment != Fragment::Whole {
-            return None;
+            return;
         }
         let body = self.transport();
-        let field = Sum::of(&self.bytes[field_at..field_at + 2]);
-        let pseudo = checksum::pseudo_header(
-            self.source(),
-            self.target(),
-            self.layout.protocol,
-            body.len(),
-        );
-        let sum = Sum::of(body).minus(field).plus(pseudo).checksum();
-        Some(if sum == 0 { 0xffff } else { sum })
+        let (source, target) = (self.source(), self.target());
+        let pseudo = checksum::pseudo_header(source, target, self.layout.protocol, body.len());
+        // The field itself holds zero.
+        let sum = match Sum::of(body).plus(pseudo).checksum() {
+            0 => 0xffff,
+            sum => sum,
+        };
+        self.put_word(field_at, sum);
     }
 
     /// Gives a packet the transport checksum that it would have at another target, and leaves the target
@@ -207,4 +242,21 @@ impl Packet<'_> {
         let pseudo = checksum::pseudo_header(self.source(), self.target(), protocol, body.len());
         Sum::of(body).plus(pseudo).folded() == 0xffff
     }
+}
+
+/// Applies a difference to the checksum field at `at` of a header.
+#[inline(always)]
+fn repair(header: &mut [u8; V4_LEN], at: usize, delta: Delta) {
+    let field = delta.apply(u16::from_be_bytes([header[at], header[at + 1]]));
+    header[at..at + 2].copy_from_slice(&field.to_be_bytes());
+}
+
+/// Writes a port into a transport header and returns the one it replaces.
+#[inline(always)]
+fn replace_port(header: &mut [u8], end: End, port: u16) -> u16 {
+    let at = if end == End::Source { 0 } else { 2 };
+    let field = &mut header[at..at + 2];
+    let old = u16::from_be_bytes([field[0], field[1]]);
+    field.copy_from_slice(&port.to_be_bytes());
+    old
 }

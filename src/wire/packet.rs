@@ -11,6 +11,8 @@ use super::offload::Offload;
 
 /// Length of an Ethernet header without tags.
 pub const ETHERNET_LEN: usize = 14;
+/// Length of an IPv4 header without options.
+pub(super) const V4_LEN: usize = 20;
 /// Extension headers of IPv6 looked through; a packet with more is malformed to us.
 const EXTENSION_HEADERS_MAX: usize = 8;
 
@@ -140,25 +142,10 @@ impl Layout {
     /// `Malformed` for a header that is cut off or lies; the frame was not touched.
     #[inline]
     pub fn parse(bytes: &[u8], raw_ip: bool) -> Result<Layout, Malformed> {
-        if raw_ip {
-            return match bytes.first().map(|byte| byte >> 4) {
-                Some(4) => parse_v4(bytes, 0),
-                Some(6) => parse_v6(bytes, 0),
-                _ => Err(Malformed::Version),
-            };
-        }
-        if bytes.len() < ETHERNET_LEN {
-            return Err(Malformed::Short(Header::Ethernet));
-        }
-        let mut l3 = ETHERNET_LEN;
-        let mut kind = be16(bytes, 12);
-        if matches!(kind, 0x8100 | 0x88a8) {
-            l3 += 4;
-            if bytes.len() < l3 {
-                return Err(Malformed::Short(Header::Vlan));
-            }
-            kind = be16(bytes, 16);
-        }
+        let (kind, l3) = match raw_ip {
+            true => (ether_type_of(bytes)?, 0),
+            false => read_ethernet(bytes)?,
+        };
         match kind {
             0x0800 => parse_v4(bytes, l3),
             0x86dd => parse_v6(bytes, l3),
@@ -180,8 +167,8 @@ impl Layout {
     pub fn parse_quoted(bytes: &[u8]) -> Result<Layout, Malformed> {
         match bytes.first().map(|byte| byte >> 4) {
             Some(4) => {
-                let header = v4_header_len(bytes, 0)?;
-                let mut layout = v4_layout(bytes, 0, header);
+                let (fixed, header) = v4_header(bytes)?;
+                let mut layout = v4_layout(fixed, 0, header);
                 layout.end = bytes.len() as u32;
                 layout.transport = has_ports(bytes.len(), &layout);
                 Ok(layout)
@@ -208,27 +195,54 @@ fn has_ports(len: usize, layout: &Layout) -> bool {
     layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 4
 }
 
-#[inline]
-fn v4_header_len(bytes: &[u8], l3: usize) -> Result<usize, Malformed> {
-    if bytes.len() < l3 + 20 {
-        return Err(Malformed::Short(Header::V4));
+/// The type that an Ethernet header announces, and the offset behind it.
+#[inline(always)]
+fn read_ethernet(bytes: &[u8]) -> Result<(u16, usize), Malformed> {
+    let Some(header) = bytes.first_chunk::<ETHERNET_LEN>() else {
+        return Err(Malformed::Short(Header::Ethernet));
+    };
+    let kind = be16(header, 12);
+    if !matches!(kind, 0x8100 | 0x88a8) {
+        return Ok((kind, ETHERNET_LEN));
     }
-    if bytes[l3] >> 4 != 4 {
-        return Err(Malformed::Version);
+    let l3 = ETHERNET_LEN + 4;
+    if bytes.len() < l3 {
+        return Err(Malformed::Short(Header::Vlan));
     }
-    let header = usize::from(bytes[l3] & 0x0f) * 4;
-    if header < 20 {
-        return Err(Malformed::Length(Header::V4));
-    }
-    if bytes.len() < l3 + header {
-        return Err(Malformed::Short(Header::V4));
-    }
-    Ok(header)
+    Ok((be16(bytes, 16), l3))
 }
 
-#[inline]
-fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
-    let fragment = match be16(bytes, l3 + 6) & 0x3fff {
+/// The Ethernet type of a bare IP packet.
+fn ether_type_of(bytes: &[u8]) -> Result<u16, Malformed> {
+    match bytes.first().map(|byte| byte >> 4) {
+        Some(4) => Ok(0x0800),
+        Some(6) => Ok(0x86dd),
+        _ => Err(Malformed::Version),
+    }
+}
+
+/// The part of an IPv4 header that is always there, and the length of all of it.
+#[inline(always)]
+fn v4_header(packet: &[u8]) -> Result<(&[u8; V4_LEN], usize), Malformed> {
+    let Some(fixed) = packet.first_chunk::<V4_LEN>() else {
+        return Err(Malformed::Short(Header::V4));
+    };
+    if fixed[0] >> 4 != 4 {
+        return Err(Malformed::Version);
+    }
+    let header = usize::from(fixed[0] & 0x0f) * 4;
+    if header < V4_LEN {
+        return Err(Malformed::Length(Header::V4));
+    }
+    if packet.len() < header {
+        return Err(Malformed::Short(Header::V4));
+    }
+    Ok((fixed, header))
+}
+
+#[inline(always)]
+fn v4_layout(fixed: &[u8; V4_LEN], l3: usize, header: usize) -> Layout {
+    let fragment = match be16(fixed, 6) & 0x3fff {
         0 => Fragment::Whole,
         word if word & 0x1fff == 0 => Fragment::First,
         _ => Fragment::Later,
@@ -238,7 +252,7 @@ fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
         l3: l3 as u16,
         l4: (l3 + header) as u16,
         end: 0,
-        protocol: bytes[l3 + 9],
+        protocol: fixed[9],
         fragment,
         transport: false,
     }
@@ -246,18 +260,23 @@ fn v4_layout(bytes: &[u8], l3: usize, header: usize) -> Layout {
 
 #[inline(always)]
 fn parse_v4(bytes: &[u8], l3: usize) -> Result<Layout, Malformed> {
-    let header = v4_header_len(bytes, l3)?;
-    let total = usize::from(be16(bytes, l3 + 2));
+    let packet = &bytes[l3..];
+    let (fixed, header) = v4_header(packet)?;
+    let total = usize::from(be16(fixed, 2));
     if total < header {
         return Err(Malformed::Length(Header::V4));
     }
-    if bytes.len() < l3 + total {
+    if packet.len() < total {
         return Err(Malformed::Short(Header::V4));
     }
-    if Sum::of(&bytes[l3..l3 + header]).folded() != 0xffff {
+    let sum = match header {
+        V4_LEN => Sum::of_header(fixed),
+        _ => Sum::of(&packet[..header]),
+    };
+    if sum.folded() != 0xffff {
         return Err(Malformed::Checksum);
     }
-    let mut layout = v4_layout(bytes, l3, header);
+    let mut layout = v4_layout(fixed, l3, header);
     layout.end = (l3 + total) as u32;
     layout.transport = has_transport(bytes, &layout);
     Ok(layout)
@@ -486,12 +505,11 @@ impl<'a> Packet<'a> {
     }
 
     fn mac_at(&self, at: usize) -> Mac {
-        let mut mac = Mac::default();
-        if self.layout.l3 != 0 {
-            let at = self.start + at;
-            mac.0.copy_from_slice(&self.bytes[at..at + 6]);
+        let mac = self.bytes[self.start + at..].first_chunk();
+        match self.layout.l3 {
+            0 => Mac::default(),
+            _ => Mac(*mac.expect("an Ethernet header is whole")),
         }
-        mac
     }
 
     /// The IP source address.
