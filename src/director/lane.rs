@@ -119,6 +119,8 @@ pub struct HeldFrame {
     pub layout: Layout,
     /// Its offload.
     pub offload: Offload,
+    /// Where it comes from.
+    pub origin: Origin,
     /// How it came, if that was in fragments.
     pub gathered: Option<Gathered>,
     /// Longest IP packet it is cut into; 0: it leaves whole.
@@ -128,7 +130,10 @@ pub struct HeldFrame {
 impl HeldFrame {
     /// How many received frames it stands for.
     pub fn frames(&self) -> u32 {
-        self.gathered.as_ref().map_or(1, |gathered| gathered.frames)
+        match self.origin {
+            Origin::Ours => 0,
+            Origin::Received(frames) => frames,
+        }
     }
 }
 

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 
 use super::Passage;
 use super::fragments;
-use super::lane::{HeldFrame, Own};
+use super::lane::{HeldFrame, Origin, Own};
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
 use crate::time::{Duration, Instant};
-use crate::wire::Mac;
 use crate::wire::arp::Arp;
 use crate::wire::ndp::Discovery;
 use crate::wire::packet::ETHERNET_LEN;
+use crate::wire::{Layout, Mac, Offload};
 
 /// How long a frame waits for a MAC address: three questions.
 const HELD_FOR: Duration = Duration::from_secs(3);
@@ -71,6 +71,7 @@ fn wait<P: Probe>(
         bytes: p.packet.frame().to_vec(),
         layout: p.packet.layout,
         offload: p.packet.offload,
+        origin: Origin::Received(p.gathered.map_or(1, |gathered| gathered.frames)),
         gathered: p.gathered.cloned(),
         cut_to: p.cut_to,
     });
@@ -98,6 +99,18 @@ pub struct LinkHeader {
 }
 
 impl LinkHeader {
+    fn ethernet(target: Mac, source: Mac, next_hop: IpAddr) -> LinkHeader {
+        let mut bytes = [0; ETHERNET_LEN];
+        let ether_type: u16 = if next_hop.is_ipv4() { 0x0800 } else { 0x86dd };
+        bytes[..6].copy_from_slice(&target.0);
+        bytes[6..12].copy_from_slice(&source.0);
+        bytes[12..].copy_from_slice(&ether_type.to_be_bytes());
+        LinkHeader {
+            bytes,
+            len: ETHERNET_LEN,
+        }
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
@@ -112,27 +125,18 @@ pub fn link_header(
     now: Instant,
     own: &mut Own,
 ) -> Option<LinkHeader> {
-    let (raw_ip, source) = (
-        own.snapshot.ports[egress].raw_ip,
-        own.snapshot.ports[egress].mac,
-    );
-    let mut bytes = [0; ETHERNET_LEN];
+    let port = &own.snapshot.ports[egress];
+    let (raw_ip, source) = (port.raw_ip, port.mac);
     if raw_ip {
+        let bytes = [0; ETHERNET_LEN];
         return Some(LinkHeader { bytes, len: 0 });
     }
     let target = find_mac(egress, next_hop, now, own)?;
-    let ether_type: u16 = if next_hop.is_ipv4() { 0x0800 } else { 0x86dd };
-    bytes[..6].copy_from_slice(&target.0);
-    bytes[6..12].copy_from_slice(&source.0);
-    bytes[12..].copy_from_slice(&ether_type.to_be_bytes());
-    Some(LinkHeader {
-        bytes,
-        len: ETHERNET_LEN,
-    })
+    Some(LinkHeader::ethernet(target, source, next_hop))
 }
 
 /// Sends an IP packet of our own that `build` appends; false if this breath has made enough. One whose
-/// next hop is not known yet is lost, as any packet may be, and the next hop asked for.
+/// next hop is not known yet waits for it, as others do.
 pub fn send_own(
     egress: usize,
     next_hop: IpAddr,
@@ -140,13 +144,27 @@ pub fn send_own(
     own: &mut Own,
     build: impl FnOnce(&mut Vec<u8>),
 ) -> bool {
-    let Some(link) = link_header(egress, next_hop, now, own) else {
-        return true;
-    };
-    own.outbox.add(egress, |out| {
-        out.extend_from_slice(link.bytes());
-        build(out);
-    })
+    if let Some(link) = link_header(egress, next_hop, now, own) {
+        return own.outbox.add(egress, |out| {
+            out.extend_from_slice(link.bytes());
+            build(out);
+        });
+    }
+    let link = LinkHeader::ethernet(Mac::default(), own.snapshot.ports[egress].mac, next_hop);
+    let mut bytes = link.bytes().to_vec();
+    build(&mut bytes);
+    own.hold(HeldFrame {
+        port: egress,
+        next_hop,
+        since: now,
+        bytes,
+        layout: Layout::default(),
+        offload: Offload::default(),
+        origin: Origin::Ours,
+        gathered: None,
+        cut_to: 0,
+    });
+    true
 }
 
 /// The MAC address of `next_hop`, from this worker's memory, from what all workers know, or, if there
@@ -216,8 +234,10 @@ fn let_go(frame: &mut HeldFrame, own: &mut Own) -> bool {
     if frame.cut_to != 0 {
         return fragments::let_go_cut(frame, own);
     }
-    let (frames, offload) = (frame.frames(), frame.offload);
-    own.outbox.add_received(frame.port, frames, offload, |out| {
-        out.extend_from_slice(&frame.bytes);
-    })
+    let (port, offload) = (frame.port, frame.offload);
+    let write = |out: &mut Vec<u8>| out.extend_from_slice(&frame.bytes);
+    match frame.origin {
+        Origin::Ours => own.outbox.add(port, write),
+        Origin::Received(frames) => own.outbox.add_received(port, frames, offload, write),
+    }
 }

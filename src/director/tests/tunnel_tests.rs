@@ -146,6 +146,85 @@ fn an_envelope_waits_for_its_neighbour() {
     assert!(house.worker.account().balances());
 }
 
+/// What a router says of an envelope that is too long for it.
+fn too_long(envelope: &[u8], mtu: u16) -> Vec<u8> {
+    let mut icmp = vec![3, 4, 0, 0, 0, 0];
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend(&envelope[14..]);
+    let sum = crate::wire::checksum::Sum::of(&icmp).checksum();
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let router = [192, 168, 1, 253];
+    let mut frame = [INSIDE.0, SERVER.0].concat();
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend(((20 + icmp.len()) as u16).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 1, 0, 0]);
+    frame.extend(router);
+    frame.extend([192, 168, 1, 1]);
+    frame.extend(icmp);
+    mend(&mut frame);
+    frame
+}
+
+/// An answer of our own waits, too, for whoever it shall go to.
+#[test]
+fn what_a_router_says_of_an_envelope_waits_for_the_clients_neighbour() {
+    let mut house = tunnel_house(Tunnel::Ipip, |parts| parts.ports[0].neighbours.clear());
+    let mut question = datagram(&[7; 1400]);
+    question[20] = 0x40;
+    mend(&mut question);
+    let (asked, wrapped) = house.outside_says(&question);
+    assert!(asked.is_empty());
+    let (asked, _) = house.inside_says(&too_long(&wrapped[0].bytes, 1200));
+    assert_eq!(asked.len(), 1, "who has the gateway's address?");
+    let account = house.worker.account();
+    assert_eq!((account.answered, account.held), (1, 0));
+    let layout = Layout::parse(&asked[0].bytes, false).expect("ARP");
+    let mut bytes = asked[0].bytes.clone();
+    let asked = Arp::read(&Packet::over(&mut bytes, layout, Offload::default()));
+    let mut answer = Vec::new();
+    asked
+        .expect("a question")
+        .answered_by(GATEWAY)
+        .frame(&mut answer);
+    let (told, _) = house.outside_says(&answer);
+    house.breathe();
+    let told = [told, house.outside.take()].concat();
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        told[0].bytes[..14],
+        [&GATEWAY.0[..], &OUTSIDE.0, &[8, 0]].concat()
+    );
+    assert_eq!(told[0].bytes[34..36], [3, 4]);
+    assert_eq!(told[0].bytes[30..34], CLIENT);
+    assert!(house.worker.account().balances());
+}
+
+/// It is given up like everything else for which nobody answers, and is no received frame.
+#[test]
+fn what_waits_for_nobody_is_given_up_without_a_trace_in_the_account() {
+    let mut house = tunnel_house(Tunnel::Ipip, |parts| parts.ports[0].neighbours.clear());
+    let mut question = datagram(&[7; 1400]);
+    question[20] = 0x40;
+    mend(&mut question);
+    let (_, wrapped) = house.outside_says(&question);
+    house.inside_says(&too_long(&wrapped[0].bytes, 1200));
+    house.now += Duration::from_secs(4);
+    house.breathe();
+    let account = house.worker.account();
+    assert_eq!(
+        (account.received, account.forwarded, account.answered),
+        (2, 1, 1)
+    );
+    assert_eq!(account.dropped_for(DropReason::NoNeighbour), 0);
+    assert!(account.balances());
+    assert!(
+        house
+            .worker
+            .poll_timeout(house.now)
+            .is_none_or(|due| due > house.now)
+    );
+}
+
 fn mend(frame: &mut [u8]) {
     frame[24..26].fill(0);
     let sum = crate::wire::checksum::Sum::of(&frame[14..34]).checksum();
