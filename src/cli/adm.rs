@@ -327,9 +327,7 @@ impl Session<'_> {
                 table_size,
                 services,
             } => list::services(table_size, &services, list, self.names),
-            Listing::Connections(rows) if list.what == What::Masqueraded => {
-                list::masqueraded(&rows, list, self.names)
-            }
+            Listing::Masqueraded(rows) => list::masqueraded(&rows, list, self.names),
             Listing::Connections(rows) => list::connections(&rows, list, self.names),
             Listing::Timeouts(timeouts) => list::timeouts(&timeouts),
             Listing::SyncDaemons(rows) => list::sync_daemons(&rows),

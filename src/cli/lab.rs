@@ -21,7 +21,8 @@ use words::{Nat, Past, Run, Tun};
 use crate::cli::client::Client;
 use crate::cli::list;
 use crate::config::command::{
-    AccountRow, Command, ConnRow, Listing, Query, RealSpec, Reply, Request, ServiceRow,
+    AccountRow, Command, ConnRow, Listing, MasqueradedRow, Query, RealSpec, Reply, Request,
+    ServiceRow,
 };
 use crate::config::ipvsadm::{Columns, List, What as Shown};
 use crate::config::words::NumbersOnly;
@@ -336,7 +337,7 @@ struct Seen {
     table_size: u32,
     services: Vec<ServiceRow>,
     connections: Vec<ConnRow>,
-    masqueraded: Vec<ConnRow>,
+    masqueraded: Vec<MasqueradedRow>,
     /// Connections, packets in and out, bytes in and out, that the workers have counted.
     totals: [u64; 5],
     account: AccountRow,
@@ -357,7 +358,7 @@ impl Seen {
             ask(Query::Services(None))?,
             ask(Query::Account)?,
         );
-        let (Listing::Connections(connections), Listing::Connections(masqueraded)) =
+        let (Listing::Connections(connections), Listing::Masqueraded(masqueraded)) =
             (connections, masqueraded)
         else {
             return Err(io::Error::other(

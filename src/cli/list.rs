@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::cli::order;
-use crate::config::command::{ConnRow, RealRow, ServiceRow};
+use crate::config::command::{ConnRow, MasqueradedRow, RealRow, ServiceRow};
 use crate::config::ipvsadm::{Columns, List, What};
 use crate::config::rules::{protocol_of, real_line, service_line};
 use crate::config::words::{NumbersOnly, Resolver, cut, endpoint_text, flags_text, netmask_text};
@@ -83,7 +83,7 @@ pub fn connections(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> Strin
 
 /// `ulvs adm -L --masqueraded`: the host, its public end, the far end. An identifier of echoes stands
 /// where others have a port.
-pub fn masqueraded(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> String {
+pub fn masqueraded(rows: &[MasqueradedRow], list: &List, names: &dyn Resolver) -> String {
     let names = if list.numeric { &NumbersOnly } else { names };
     let mut text = "Masqueraded connections\n\
                     pro    expire state       host                  public                target\n"
@@ -96,9 +96,9 @@ pub fn masqueraded(rows: &[ConnRow], list: &List, names: &dyn Resolver) -> Strin
             row.expires_s / 60,
             row.expires_s % 60,
             row.state,
-            name(row.real),
-            name(row.virt),
-            name(row.client),
+            name(row.host),
+            name(row.public),
+            name(row.target),
         );
     }
     text
@@ -296,6 +296,7 @@ fn number(value: u64, exact: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::command::Listing;
 
     // Recorded from ipvsadm 1.31 with counters put into the kernel's answer.
     #[test]
@@ -321,6 +322,45 @@ mod tests {
         assert_eq!(number(99_999_999, false), " 99999999");
         assert_eq!(number(100_000_000, false), "  100000K");
         assert_eq!(number(u64::MAX, false), " 18446744T");
+    }
+
+    #[test]
+    fn a_masqueraded_connection_is_listed_by_its_three_ends() {
+        let end = |last, port| Endpoint::new(IpAddr::from([192, 168, 1, last]), port);
+        let row = MasqueradedRow {
+            protocol: Protocol::UDP,
+            host: end(11, 5000),
+            public: end(1, 6000),
+            target: end(53, 53),
+            state: "UDP".to_string(),
+            expires_s: 299,
+        };
+        let list = List {
+            what: What::Masqueraded,
+            numeric: true,
+            exact: false,
+            sorted: true,
+            columns: Columns::Plain,
+        };
+        let text = masqueraded(std::slice::from_ref(&row), &list, &NumbersOnly);
+        let line = "UDP    04:59  UDP         192.168.1.11:5000     192.168.1.1:6000      \
+                    192.168.1.53:53";
+        assert_eq!(text.lines().nth(2), Some(line));
+        let document = serde_json::to_value(Listing::Masqueraded(vec![row])).expect("a document");
+        let row = &document["masqueraded"][0];
+        let end = |name: &str| format!("{}:{}", row[name]["address"], row[name]["port"]);
+        assert_eq!(
+            [end("host"), end("public"), end("target")],
+            [
+                "\"192.168.1.11\":5000",
+                "\"192.168.1.1\":6000",
+                "\"192.168.1.53\":53"
+            ]
+        );
+        assert_eq!(
+            (&row["state"], &row["expires_s"]),
+            (&"UDP".into(), &299.into())
+        );
     }
 
     #[test]

@@ -237,6 +237,8 @@ pub enum Listing {
     },
     /// Connection entries in table order.
     Connections(Vec<ConnRow>),
+    /// Connections that masqueraded hosts opened, in table order.
+    Masqueraded(Vec<MasqueradedRow>),
     /// The counters over everything.
     Totals {
         /// As the estimator saw them last, since the last zero.
@@ -332,6 +334,24 @@ pub struct ConnRow {
     /// Under full NAT: the director's own end, which the real server takes for its client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
+}
+
+/// A connection that a masqueraded host opened, for listing. Where others have a port, an echo has its
+/// identifier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MasqueradedRow {
+    /// TCP, UDP, SCTP, ICMP or ICMPv6.
+    pub protocol: Protocol,
+    /// The host behind the director.
+    pub host: Endpoint,
+    /// How it looks outside.
+    pub public: Endpoint,
+    /// Whom it speaks to.
+    pub target: Endpoint,
+    /// State as ipvsadm prints it.
+    pub state: String,
+    /// Whole seconds until it expires, rounded down.
+    pub expires_s: u64,
 }
 
 /// The frame account, for listing.

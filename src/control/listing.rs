@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::check::ENGINE;
 use super::controller::Controller;
 use super::desired::Desired;
-use crate::config::command::{ConnRow, RealRow, ServiceRow};
+use crate::config::command::{ConnRow, MasqueradedRow, RealRow, ServiceRow};
 use crate::config::{Listing, Refusal};
 use crate::conn::{Conn, ConnTable};
 use crate::lvs::{RealServer, ServiceKey};
@@ -65,12 +65,21 @@ pub(super) fn connections(table: &ConnTable, now: Instant) -> Listing {
     Listing::Connections(rows)
 }
 
-/// The connections that masqueraded hosts opened: client is the far end, virtual the public one, real
-/// the host.
+/// The connections that masqueraded hosts opened, in table order. In the table the far end is the
+/// client, the public one virtual, the host the real server.
 pub(super) fn masqueraded(table: &ConnTable, now: Instant) -> Listing {
     let mut rows = Vec::with_capacity(table.masqueraded());
-    table.for_each_masqueraded(|conn| rows.push(conn_row(table, conn, now)));
-    Listing::Connections(rows)
+    table.for_each_masqueraded(|conn| {
+        rows.push(MasqueradedRow {
+            protocol: conn.protocol(),
+            host: conn.real(),
+            public: conn.virt(),
+            target: conn.client(),
+            state: conn.state_name().to_string(),
+            expires_s: conn.expires_in(now).as_secs(),
+        });
+    });
+    Listing::Masqueraded(rows)
 }
 
 fn conn_row(table: &ConnTable, conn: &Arc<Conn>, now: Instant) -> ConnRow {
