@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ulvs::cli::adm::{self, Extra, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{apply, client, lab, proc, run, sim, trace, tune};
+use ulvs::cli::{apply, client, exec, lab, proc, run, sim, trace, tune};
 use ulvs::daemon;
 
 fn main() -> ExitCode {
@@ -35,6 +35,7 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Run(args) => start(&args),
             Program::Apply(args) => print(&apply::run(&args, &SystemNames::load())),
             Program::Diff(args) => print(&apply::run_diff(&args, &SystemNames::load())),
+            Program::Exec(args) => exec::run(&args),
             Program::Trace(args) => trace::run(&args),
             Program::Sim(args) => sim::run(&args),
             Program::Adm { words } => ipvsadm(&words),

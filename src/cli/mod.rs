@@ -3,6 +3,7 @@
 pub mod adm;
 pub mod apply;
 pub mod client;
+pub mod exec;
 mod help;
 pub mod lab;
 pub mod list;

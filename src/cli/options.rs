@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::apply::{ApplyArgs, DiffArgs};
+use super::exec::ExecArgs;
 use super::sim::SimArgs;
 use crate::cli::trace::TraceArgs;
 use crate::config::file::{KeepKernelOff, NicKind};
@@ -36,6 +37,8 @@ pub enum Program {
     Apply(ApplyArgs),
     /// Show by which changes a running director differs from a file; status 1 if it does.
     Diff(DiffArgs),
+    /// Start a program that drives the kernel's IPVS, and have it drive a running director.
+    Exec(ExecArgs),
     /// Tell the story of every packet of a capture; nothing runs and nothing is sent.
     Trace(TraceArgs),
     /// Print a file of /proc/net as the kernel's IPVS would show it, from a running director.

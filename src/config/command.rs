@@ -398,6 +398,9 @@ pub struct StatusRow {
     pub nic: String,
     /// Interfaces, public ones first.
     pub ports: Vec<String>,
+    /// Rows of the table: what ipvsadm prints as `size=`.
+    #[serde(default)]
+    pub table_size: u32,
     /// Connection entries right now.
     pub connections: u64,
     /// Most there may be.

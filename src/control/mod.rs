@@ -455,6 +455,7 @@ impl ControlPlane {
             workers: self.setup.workers as u32,
             nic: self.setup.nic.clone(),
             ports: ports.iter().map(|port| port.name.clone()).collect(),
+            table_size: self.setup.table_size,
             connections: self.setup.table.len() as u64,
             connections_max: u64::from(self.setup.limits.conn_entries_max),
         }

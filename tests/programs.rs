@@ -1,0 +1,7 @@
+//! Debian's own programs, unchanged, on top of a director: `ipvsadm` and `keepalived` by `ulvs exec`,
+//! `ldirectord` by a link named ipvsadm. Each test has a lab of its own; every process ends with it.
+
+#[path = "programs/ipvsadm.rs"]
+mod ipvsadm;
+#[path = "programs/site.rs"]
+mod site;
