@@ -9,9 +9,8 @@ mod nic;
 #[path = "breath/world.rs"]
 mod world;
 
-use nic::Side as From;
 use ulvs::lvs::{ForwardMethod, Tunnel, TunnelChecksum};
-use world::World;
+use world::{From, World};
 
 struct Row {
     name: String,

@@ -13,7 +13,6 @@ mod figures;
 #[path = "pick/house.rs"]
 mod house;
 #[path = "breath/nic.rs"]
-#[allow(dead_code, reason = "the other benchmark also has servers that speak")]
 mod nic;
 #[path = "pick/stall.rs"]
 mod stall;

@@ -18,14 +18,6 @@ const START: usize = 32;
 /// A frame with a 40-byte TCP packet, padded as Ethernet wants it.
 const FRAME: usize = 60;
 
-/// Whose frames a round is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Client,
-    Server,
-    Both,
-}
-
 /// What the generators of all interfaces agree on.
 pub struct Plan {
     /// Real server (0..) of each flow, once known.

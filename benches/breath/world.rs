@@ -4,9 +4,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, RwLock};
 
-use super::nic::{
-    BenchRx, BenchTx, GATEWAY, INSIDE, OUTSIDE, Plan, Side as From, VIP, port, server_of,
-};
+use super::nic::{BenchRx, BenchTx, GATEWAY, INSIDE, OUTSIDE, Plan, VIP, port, server_of};
 use ulvs::conn::ConnTable;
 use ulvs::director::snapshot::{Parts, Role, Service, Side, Snapshot, SnapshotId};
 use ulvs::director::{Director, Neighbours, Worker, WorkerSetup};
@@ -18,6 +16,14 @@ use ulvs::time::{Duration, Instant};
 use ulvs::wire::{Mac, Packet, Rx};
 
 const SERVERS: u8 = 4;
+
+/// Whose frames a round is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    Client,
+    Server,
+    Both,
+}
 
 pub struct World {
     worker: Worker,
