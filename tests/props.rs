@@ -32,7 +32,7 @@ mod matrix;
 use fuzz::drive::{Outcome, Run};
 use fuzz::tape::Tape;
 use fuzz::world::{PRIVATE, PUBLIC};
-use fuzz::{drive, frames, guests, world};
+use fuzz::{drive, frames, guests, texts, world};
 
 const ETHERNET: usize = 14;
 
@@ -590,6 +590,29 @@ fn the_corpus_still_passes() {
         let name = path.display().to_string();
         let _replay = Replay(&name);
         drive::run(&fs::read(&path).expect("readable corpus"));
+    }
+}
+
+/// The same for what is written to a director by hand and by programs.
+#[test]
+fn the_corpora_of_texts_still_pass() {
+    let targets: [(&str, fn(&[u8])); 4] = [
+        ("command_lines", texts::command_lines),
+        ("rules", texts::rules),
+        ("configuration", texts::configuration),
+        ("socket", texts::socket),
+    ];
+    for (target, play) in targets {
+        let paths = fs::read_dir(format!("tools/fuzz/corpus/{target}"));
+        let mut played = 0;
+        for entry in paths.unwrap_or_else(|error| panic!("{target}: {error}")) {
+            let path = entry.expect("entry").path();
+            let name = path.display().to_string();
+            let _replay = Replay(&name);
+            play(&fs::read(&path).expect("readable corpus"));
+            played += 1;
+        }
+        assert!(played > 0, "{target} has no corpus");
     }
 }
 

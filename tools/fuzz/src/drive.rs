@@ -232,8 +232,13 @@ impl Run {
 
     /// An operator changes something; what the director says to it.
     pub fn configure(&mut self, command: ulvs::config::Command) -> Reply {
-        self.request(Request::Do(command));
-        self.last_reply.clone().expect("every request has a reply")
+        self.ask(Request::Do(command))
+    }
+
+    /// A request of any kind, and what the director says to it.
+    pub fn ask(&mut self, request: Request) -> Reply {
+        self.request(request);
+        self.last_reply.take().expect("every request has a reply")
     }
 
     /// The longest packet that leaves by `port`, in bytes, is from now on this.
