@@ -596,7 +596,8 @@ fn the_corpus_still_passes() {
 /// The same for what is written to a director by hand and by programs.
 #[test]
 fn the_corpora_of_texts_still_pass() {
-    let targets: [(&str, fn(&[u8])); 4] = [
+    type Play = fn(&[u8]);
+    let targets: [(&str, Play); 4] = [
         ("command_lines", texts::command_lines),
         ("rules", texts::rules),
         ("configuration", texts::configuration),
