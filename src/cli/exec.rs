@@ -145,6 +145,8 @@ enum Kind {
     Dynamic,
     /// It brings all with it.
     Static,
+    /// It makes its system calls without the C library, however it is linked.
+    Go,
     /// Somebody else reads it.
     Script(PathBuf),
     /// Not for this machine, or no program: the kernel will say so.
@@ -163,6 +165,9 @@ fn can_be_served(program: &Path) -> Result<(), String> {
         match kind(&head) {
             Kind::Static => {
                 return Err("static programs speak netlink directly and cannot be served".into());
+            }
+            Kind::Go => {
+                return Err("Go programs speak netlink directly and cannot be served".into());
             }
             Kind::Dynamic if is_raised(&meta) => {
                 return Err(
@@ -198,10 +203,19 @@ fn kind(head: &[u8]) -> Kind {
         };
     }
     match interpreted(head) {
+        Some(true) if is_go(head) => Kind::Go,
         Some(true) => Kind::Dynamic,
         Some(false) => Kind::Static,
         None => Kind::Other,
     }
+}
+
+/// Is there a note by Go's linker, with its build's name: four bytes of owner, type 4?
+fn is_go(head: &[u8]) -> bool {
+    let four = 4_u32.to_ne_bytes();
+    let is_note =
+        |note: &[u8]| note[..4] == four && note[8..12] == four && &note[12..] == b"Go\0\0";
+    head.windows(16).step_by(4).any(is_note)
 }
 
 /// Does a 64-bit ELF file of this machine's byte order name a loader (`PT_INTERP`)?
@@ -252,6 +266,12 @@ mod tests {
     fn programs_are_told_apart_by_their_beginning() {
         assert_eq!(kind(&elf(&[6, 3, 1])), Kind::Dynamic);
         assert_eq!(kind(&elf(&[6, 1])), Kind::Static);
+        let mut go = elf(&[6, 3, 1]);
+        for word in [4, 20, 4] {
+            go.extend(u32::to_ne_bytes(word));
+        }
+        go.extend(b"Go\0\0");
+        assert_eq!(kind(&go), Kind::Go);
         let perl = Kind::Script("/usr/bin/perl".into());
         assert_eq!(kind(b"#! /usr/bin/perl -w\nprint"), perl);
         for other in [&b"#!\n"[..], b"#!", b"", b"MZ", b"\x7fELF\x01\x01"] {

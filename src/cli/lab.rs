@@ -15,7 +15,6 @@ mod siege;
 mod words;
 
 use outward::Outward;
-use siege::{FloodWords, StayWords};
 use words::{Nat, Past, Run, Tun};
 
 use crate::cli::client::Client;
@@ -94,10 +93,8 @@ enum What {
         #[arg(default_value = "/")]
         path: String,
     },
-    #[command(hide = true)]
-    Flood(FloodWords),
-    #[command(hide = true)]
-    Stay(StayWords),
+    #[command(flatten)]
+    Guest(siege::Guest),
     #[command(hide = true)]
     Keeper {
         socket: i32,
@@ -135,8 +132,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         What::Fetch { target, path } => {
             exec::fetch(target, &path, &mut io::stdout().lock()).map(|()| ExitCode::SUCCESS)
         }
-        What::Flood(words) => siege::flood(&words).map(|()| ExitCode::SUCCESS),
-        What::Stay(words) => siege::stay(&words).map(|()| ExitCode::SUCCESS),
+        What::Guest(guest) => guest.run().map(|()| ExitCode::SUCCESS),
         What::Keeper {
             socket,
             lock,

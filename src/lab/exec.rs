@@ -69,6 +69,24 @@ pub fn fetch(target: SocketAddr, path: &str, out: &mut dyn Write) -> io::Result<
     host::fetch(&inside()?, target, path, out)
 }
 
+/// Serves pages on a port of a host of a lab, over IPv4 and IPv6, until the process is ended; says when
+/// it listens. Only where `exec` has brought us.
+///
+/// # Errors
+/// When we are not inside a lab, or the port is taken.
+pub fn serve(name: &str, port: u16, listens: impl FnOnce()) -> io::Result<()> {
+    let inside = inside()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let server = host::Server::bind(&inside, name, port, true)?;
+        listens();
+        server.run().await;
+        Ok(())
+    })
+}
+
 /// The proof that `exec` has brought us into a host of a lab.
 ///
 /// # Errors

@@ -1,8 +1,9 @@
 //! A lab that is up, with a folder of its own: commands in its hosts, and an end that leaves nothing.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -52,6 +53,13 @@ pub fn is_installed(program: &str) -> bool {
 pub struct Site {
     /// Of this site alone; it goes with it.
     pub folder: PathBuf,
+}
+
+/// A process in a host of a site; ended with what holds it.
+pub struct Inside {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Site {
@@ -118,12 +126,86 @@ impl Site {
         let program = [ulvs().to_str().unwrap()];
         self.fine("director", &[&program, words].concat())
     }
+
+    /// Starts a process that can be told to end by the end of its input, and whose lines can be waited
+    /// for. What it complains of goes to a file of the site.
+    pub fn start(&self, host: &str, words: &[&str]) -> Inside {
+        let complaints = File::options()
+            .append(true)
+            .create(true)
+            .open(self.complaints());
+        let mut command = self.command(host, words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(complaints.unwrap());
+        let mut child = command.spawn().unwrap();
+        Inside {
+            stdin: child.stdin.take(),
+            lines: lines_of(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    /// Where the complaints of started processes are.
+    pub fn complaints(&self) -> PathBuf {
+        self.folder.join("complaints")
+    }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
         let _ = self.lab().args(["down", LAB]).output();
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn lines_of(output: ChildStdout) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+impl Inside {
+    /// Waits for a line that holds this.
+    pub fn wait_for(&self, wanted: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(wanted) => return line,
+                Ok(line) => seen = seen + &line + "\n",
+                Err(why) => panic!("{why}: no {wanted:?} in\n{seen}"),
+            }
+        }
+    }
+
+    /// Ends its input.
+    pub fn end_input(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        until("it ends", || self.child.try_wait().unwrap())
+    }
+
+    /// Ends the process that led into the lab by force; the program inside ends with it.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

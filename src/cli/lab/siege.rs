@@ -1,5 +1,5 @@
-//! What a lab under siege is made of, for `ulvs lab exec client`: a SYN flood, and connections that
-//! stay. Both print one JSON document.
+//! Who is started in a lab by `ulvs lab exec`, beside those who are there: a SYN flood, connections that
+//! stay, and one more web server. The first two print one JSON document.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, SocketAddrV4};
@@ -11,6 +11,28 @@ use crate::lab::stay::Stay;
 
 /// Most connections that stay.
 const CONNECTIONS_MAX: i64 = 10_000;
+
+/// What is started.
+#[derive(clap::Subcommand)]
+pub(super) enum Guest {
+    #[command(hide = true)]
+    Flood(FloodWords),
+    #[command(hide = true)]
+    Stay(StayWords),
+    #[command(hide = true)]
+    Serve(ServeWords),
+}
+
+impl Guest {
+    /// Does what it is there for.
+    pub fn run(&self) -> io::Result<()> {
+        match self {
+            Guest::Flood(words) => flood(words),
+            Guest::Stay(words) => stay(words),
+            Guest::Serve(words) => serve(words),
+        }
+    }
+}
 
 /// `ulvs lab flood`
 #[derive(clap::Args)]
@@ -47,8 +69,18 @@ pub(super) struct StayWords {
     bytes: u64,
 }
 
+/// `ulvs lab serve`
+#[derive(clap::Args)]
+pub(super) struct ServeWords {
+    /// Where to listen, on every address
+    port: u16,
+    /// Who it says it is
+    #[arg(long, default_value = "guest")]
+    name: String,
+}
+
 /// Floods.
-pub(super) fn flood(words: &FloodWords) -> io::Result<()> {
+fn flood(words: &FloodWords) -> io::Result<()> {
     let flood = Flood {
         target: words.target,
         frames: words.frames,
@@ -62,7 +94,7 @@ pub(super) fn flood(words: &FloodWords) -> io::Result<()> {
 }
 
 /// Opens connections, says `opened N` once they are there, and keeps them busy until its input ends.
-pub(super) fn stay(words: &StayWords) -> io::Result<()> {
+fn stay(words: &StayWords) -> io::Result<()> {
     let stay = Stay {
         target: words.target,
         connections: words.connections,
@@ -74,4 +106,9 @@ pub(super) fn stay(words: &StayWords) -> io::Result<()> {
     let report = stay.run(&exec::inside()?, opened, end)?;
     show(&format!("{}\n", serde_json::to_string(&report)?));
     Ok(())
+}
+
+/// Says `serving` once it listens, and serves IPv4 and IPv6 until it is ended.
+fn serve(words: &ServeWords) -> io::Result<()> {
+    exec::serve(&words.name, words.port, || show("serving\n"))
 }

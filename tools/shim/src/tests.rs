@@ -324,6 +324,41 @@ fn only_our_messages_are_taken() {
 }
 
 #[test]
+fn no_bytes_break_it() {
+    let mut rng = ulvs::rng::Rng::new(5);
+    let whole = format!("05010000 54000180 {SERVICE} {SHORT_SERVICE} 60000280 06000b00 02000000");
+    let good = recorded(NLM_F_ACK | NLM_F_DUMP, &whole);
+    let mut answered = 0;
+    for _ in 0..50_000 {
+        let mut bytes = good.clone();
+        // The command and a few bytes more; lengths are among them.
+        bytes[16] = rng.next_u64() as u8 % 19;
+        for _ in 0..rng.next_u64() % 6 {
+            let at = rng.next_u64() as usize % bytes.len();
+            bytes[at] = rng.next_u64() as u8;
+        }
+        let replies = [
+            Ok(Reply::Done),
+            Ok(services(Vec::new())),
+            Err(libc::ECONNREFUSED),
+        ];
+        let reply = &replies[rng.next_u64() as usize % 3];
+        let parts = relay::answer(&bytes, &mut |_| reply.clone());
+        for part in parts.into_iter().flatten() {
+            let Part::Answered(datagrams) = part else {
+                continue;
+            };
+            for mut datagram in datagrams {
+                crate::message::address_to(&mut datagram, 3);
+                assert!(split(&datagram).is_some_and(|all| all.iter().all(|one| one.port == 3)));
+                answered += 1;
+            }
+        }
+    }
+    assert!(answered > 20_000, "{answered}");
+}
+
+#[test]
 fn an_answer_is_found_by_its_place() {
     let datagrams: VecDeque<Vec<u8>> = [vec![1], vec![2]].into();
     let held = relay::keep(Waiting { fd: 9, datagrams });
