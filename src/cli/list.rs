@@ -348,14 +348,9 @@ mod tests {
         assert_eq!(text.lines().nth(2), Some(line));
         let document = serde_json::to_value(Listing::Masqueraded(vec![row])).expect("a document");
         let row = &document["masqueraded"][0];
-        let end = |name: &str| format!("{}:{}", row[name]["address"], row[name]["port"]);
         assert_eq!(
-            [end("host"), end("public"), end("target")],
-            [
-                "\"192.168.1.11\":5000",
-                "\"192.168.1.1\":6000",
-                "\"192.168.1.53\":53"
-            ]
+            [&row["host"], &row["public"], &row["target"]],
+            ["192.168.1.11:5000", "192.168.1.1:6000", "192.168.1.53:53"]
         );
         assert_eq!(
             (&row["state"], &row["expires_s"]),

@@ -1,15 +1,19 @@
 //! Command: everything that can be changed; Query: everything that can be asked; Reply: what comes
 //! back. One JSON line each on the control socket.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::counts::{self, Counts, PortCounts};
 use crate::lvs::{
     Endpoint, ForwardMethod, MarkRule, Masquerading, Protocol, RealKey, ServiceKey, ServiceSpec,
     SourcePool, SyncDaemon, SyncRole, SyncRow, Thresholds, Timeouts, Tunables, Tunnel, Weight,
 };
 
 /// A change of what is configured. Whoever wants one (a person, a file, a health check) sends this.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// `ipvsadm -A`
@@ -43,7 +47,9 @@ pub enum Command {
     },
     /// `ipvsadm -Z`: one service, or all.
     Zero(Option<ServiceKey>),
-    /// `ipvsadm --set`: a zero leaves that timeout as it is.
+    /// `ipvsadm --set`: what is left out, or 0, stays as it is.
+    #[serde(deserialize_with = "timeouts_said")]
+    #[schemars(with = "TimeoutsSaid")]
     SetTimeouts(Timeouts),
     /// A tunable by the kernel's name.
     SetTunable {
@@ -71,17 +77,42 @@ pub enum Command {
     Batch(Vec<Command>),
 }
 
+/// The timeouts of `--set` in seconds; a zero stands for what is not said.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct TimeoutsSaid {
+    /// TCP, established.
+    tcp_s: u32,
+    /// TCP, after a FIN.
+    tcp_fin_s: u32,
+    /// UDP.
+    udp_s: u32,
+}
+
+fn timeouts_said<'de, D: Deserializer<'de>>(from: D) -> Result<Timeouts, D::Error> {
+    let said = TimeoutsSaid::deserialize(from)?;
+    Ok(Timeouts {
+        tcp_s: said.tcp_s,
+        tcp_fin_s: said.tcp_fin_s,
+        udp_s: said.udp_s,
+    })
+}
+
 /// Most ports of the FTP helper (`IP_VS_APP_MAX_PORTS`).
 pub const FTP_PORTS_MAX: usize = 8;
 
 /// A real server as configured; everything `ipvsadm -a` can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RealSpec {
     /// Address and port.
     pub key: RealKey,
-    /// Share of new connections.
+    /// Share of new connections; 1 if left out, as with `ipvsadm -a`.
+    #[serde(default = "one")]
     pub weight: Weight,
-    /// How packets get there.
+    /// How packets get there; `route` if left out, as with `ipvsadm -a`.
+    #[serde(default)]
     pub method: ForwardMethod,
     /// Connection limits.
     #[serde(default)]
@@ -91,8 +122,12 @@ pub struct RealSpec {
     pub tunnel: Tunnel,
 }
 
+const fn one() -> Weight {
+    Weight(1)
+}
+
 /// A question. Asking changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Query {
     /// All services, or one, with servers, counts, statistics and rates.
@@ -118,7 +153,7 @@ pub enum Query {
 }
 
 /// What goes over the control socket, one JSON line each.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Change something.
@@ -138,7 +173,7 @@ pub enum Request {
 }
 
 /// What comes back: one JSON line for one request.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
     /// It is in force in every worker.
@@ -156,7 +191,7 @@ pub enum Reply {
 }
 
 /// Why a Command was refused. The sentences are ipvsadm's (`ipvs_strerror` of libipvs).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Refusal {
     /// -A of a service that exists.
@@ -225,7 +260,7 @@ impl std::fmt::Display for Refusal {
 }
 
 /// The answer to a Query.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Listing {
     /// Services in the engine's own order (newest first within a service's servers).
@@ -244,6 +279,8 @@ pub enum Listing {
         /// As the estimator saw them last, since the last zero.
         total: StatsRow,
         /// What each worker has counted by now, since it started.
+        #[serde(with = "counts::each")]
+        #[schemars(with = "Vec<Counts>")]
         workers: Vec<[u64; 5]>,
     },
     /// Sysctls in force.
@@ -261,7 +298,7 @@ pub enum Listing {
 }
 
 /// All that commands have configured: with the same state, two directors take new connections alike.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct State {
     /// The services in the order of their keys, each with its servers, the oldest first.
     pub services: Vec<(ServiceSpec, Vec<RealSpec>)>,
@@ -279,16 +316,20 @@ pub struct State {
 }
 
 /// Five counters and five rates of a service or server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatsRow {
     /// conns, in packets, out packets, in bytes, out bytes since the last zero.
+    #[serde(with = "counts::five")]
+    #[schemars(with = "Counts")]
     pub counters: [u64; 5],
     /// The same per second, by the kernel's estimator.
+    #[serde(with = "counts::five")]
+    #[schemars(with = "Counts")]
     pub rates: [u64; 5],
 }
 
 /// One service as listed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceRow {
     /// As configured.
     pub spec: ServiceSpec,
@@ -299,7 +340,7 @@ pub struct ServiceRow {
 }
 
 /// One real server as listed.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RealRow {
     /// As configured.
     pub spec: RealSpec,
@@ -314,7 +355,7 @@ pub struct RealRow {
 }
 
 /// One connection entry as listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnRow {
     /// TCP, UDP, SCTP, or IP for a mark's template.
     pub protocol: Protocol,
@@ -338,7 +379,7 @@ pub struct ConnRow {
 
 /// A connection that a masqueraded host opened, for listing. Where others have a port, an echo has its
 /// identifier.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MasqueradedRow {
     /// TCP, UDP, SCTP, ICMP or ICMPv6.
     pub protocol: Protocol,
@@ -355,7 +396,7 @@ pub struct MasqueradedRow {
 }
 
 /// The frame account, for listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AccountRow {
     /// Frames taken from interfaces.
     pub received: u64,
@@ -370,12 +411,16 @@ pub struct AccountRow {
     /// All drops.
     pub dropped: u64,
     /// Drops by reason; reasons with zero are left out.
+    #[serde(with = "counts::named")]
+    #[schemars(with = "BTreeMap<String, u64>")]
     pub drops: Vec<(String, u64)>,
     /// Frames of our own making.
     pub originated: u64,
     /// Does received = forwarded + answered + passed + held + dropped hold?
     pub balances: bool,
     /// Per port: name, received, overrun, truncated, sent, refused.
+    #[serde(with = "counts::ports")]
+    #[schemars(with = "Vec<PortCounts>")]
     pub ports: Vec<(String, [u64; 5])>,
     /// Workers that did not answer in time: their frames are missing above.
     #[serde(default)]
@@ -386,7 +431,7 @@ pub struct AccountRow {
 }
 
 /// What the daemon is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusRow {
     /// Version of ulvs.
     pub version: String,

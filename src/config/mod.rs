@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod command;
 mod complete;
+mod counts;
 pub mod diff;
 mod draft;
 pub mod file;

@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Protocol;
+use super::json::prefixes;
 
 /// Packets that match all that a rule says get its mark; what it does not say matches every packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MarkRule {
     /// The mark, not 0.
@@ -17,10 +19,12 @@ pub struct MarkRule {
     #[serde(default)]
     pub protocol: Option<Protocol>,
     /// Networks of senders, each an address and the length of its prefix; none is all.
-    #[serde(default)]
+    #[serde(default, with = "prefixes")]
+    #[schemars(with = "Vec<String>")]
     pub sources: Vec<(IpAddr, u8)>,
     /// Networks of targets.
-    #[serde(default)]
+    #[serde(default, with = "prefixes")]
+    #[schemars(with = "Vec<String>")]
     pub targets: Vec<(IpAddr, u8)>,
     /// Target ports from the first to the last; none is all.
     #[serde(default)]

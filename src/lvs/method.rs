@@ -1,11 +1,23 @@
 //! How a packet reaches its real server, and what LVS-TUN wraps it in.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The forwarding method of a real server. The numbers are the kernel's (`IP_VS_CONN_F_MASQ` …) and
 /// travel in sync messages.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
@@ -23,6 +35,7 @@ pub enum ForwardMethod {
     Bypass = 4,
     /// Full NAT, an addition of ours: the client's end is rewritten too, so that the real server
     /// answers to the director wherever its routes lead. The kernel has no such number.
+    #[serde(rename = "fnat")]
     FullNat = 5,
     /// No service's: an entry of a connection that a host behind the director opened outwards. The
     /// kernel has no such number.
@@ -58,7 +71,7 @@ impl ForwardMethod {
 }
 
 /// What LVS-TUN wraps a packet in (`ipvsadm --tun-type`, `IP_VS_CONN_F_TUNNEL_TYPE_*`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tunnel {
     /// IP in IP (RFC 2003), or IPv6 in IPv6 and the mixed forms.
@@ -79,7 +92,7 @@ pub enum Tunnel {
 }
 
 /// Checksum of a GUE or GRE header (`--tun-nocsum`, `--tun-csum`, `--tun-remcsum`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelChecksum {
     /// None.

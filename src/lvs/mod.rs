@@ -2,6 +2,7 @@
 //! in here decides anything. The words follow ipvsadm(8) and the kernel's `include/net/ip_vs.h`.
 
 pub mod flow;
+pub mod json;
 pub mod mark;
 pub mod method;
 pub mod path;

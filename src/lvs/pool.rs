@@ -3,10 +3,13 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::json::prefixes;
+
 /// Addresses of the director and the ports it may use there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourcePool {
     /// The addresses, of either family.
@@ -31,10 +34,12 @@ impl Default for SourcePool {
 }
 
 /// Who may open connections outwards, and under which addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Masquerading {
     /// Networks behind the director: address and length of the prefix.
+    #[serde(with = "prefixes")]
+    #[schemars(with = "Vec<String>")]
     pub prefixes: Vec<(IpAddr, u8)>,
     /// What the world sees.
     pub pool: SourcePool,

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::flow::{Endpoint, Family, Protocol};
 
 /// What names a virtual service. Two services never share a key. The derived order is ipvsadm's
 /// listing order (addresses before marks, IPv4 before IPv6) except that ipvsadm sorts by family first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceKey {
     /// Protocol, VIP and port; port 0 stands for every port.
     Address {
@@ -84,8 +84,7 @@ impl fmt::Display for ServiceKey {
 }
 
 /// Scheduler flags and one-packet scheduling, as the kernel numbers them (`IP_VS_SVC_F_*`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ServiceFlags(pub u32);
 
 impl ServiceFlags {
@@ -106,8 +105,7 @@ impl ServiceFlags {
 
 /// The netmask of persistence: how many leading bits of the client's address count. IPv4 masks may
 /// have gaps (ipvsadm accepts 255.0.255.0), so they are kept as masks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Netmask {
     /// An IPv4 mask in host order; `u32::MAX` is one client.
     V4(u32),
@@ -126,30 +124,69 @@ impl Netmask {
 }
 
 /// Persistence of a service: clients of one network stay with one real server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Persistence {
     /// Life of a connection template in seconds, 1..=2678400.
     pub timeout_s: u32,
 }
 
 /// A virtual service as configured; everything `ipvsadm -A` can say.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "ServiceForm")]
 pub struct ServiceSpec {
     /// What names it.
     pub key: ServiceKey,
     /// Scheduler name; ipvsadm's default is `wlc`. `none` means: no scheduler.
     pub scheduler: String,
     /// One-packet scheduling and scheduler flags.
-    #[serde(default)]
     pub flags: ServiceFlags,
     /// Persistence, if clients shall stay.
-    #[serde(default)]
     pub persistence: Option<Persistence>,
     /// Netmask of persistence; kept also without persistence, as the kernel does.
     pub netmask: Netmask,
     /// Persistence engine (`sip`).
-    #[serde(default)]
     pub engine: Option<String>,
+}
+
+/// A virtual service as it may be written: what is left out is as `ipvsadm -A` has it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ServiceForm {
+    /// What names it.
+    key: ServiceKey,
+    /// The name of its scheduler; `none`: no scheduler.
+    #[serde(default = "wlc")]
+    scheduler: String,
+    /// One-packet scheduling and scheduler flags.
+    #[serde(default)]
+    flags: ServiceFlags,
+    /// Persistence, if clients shall stay with their real server.
+    #[serde(default)]
+    persistence: Option<Persistence>,
+    /// Clients of one network stay together; if left out, each client is for itself.
+    #[serde(default)]
+    netmask: Option<Netmask>,
+    /// Persistence engine: `sip`.
+    #[serde(default)]
+    engine: Option<String>,
+}
+
+fn wlc() -> String {
+    "wlc".to_string()
+}
+
+impl From<ServiceForm> for ServiceSpec {
+    fn from(form: ServiceForm) -> ServiceSpec {
+        ServiceSpec {
+            scheduler: form.scheduler,
+            flags: form.flags,
+            persistence: form.persistence,
+            netmask: form.netmask.unwrap_or(Netmask::full(form.key.family())),
+            engine: form.engine,
+            key: form.key,
+        }
+    }
 }
 
 impl ServiceSpec {

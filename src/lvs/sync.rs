@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// UDP port of the messages unless another is asked for (`IP_VS_SYNC_PORT`).
@@ -19,7 +20,9 @@ const MTU_MIN: u32 = 1500;
 const MTU_MAX: u32 = 65_535;
 
 /// Which half of connection synchronisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum SyncRole {
     /// Sends.
@@ -29,13 +32,15 @@ pub enum SyncRole {
 }
 
 /// What `--start-daemon` shall start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct SyncDaemon {
     /// Which half.
     pub role: SyncRole,
     /// Interface to multicast on; ipvsadm's default is `eth0`.
     pub interface: Option<String>,
     /// 0..=255
+    #[serde(default)]
     pub sync_id: u8,
     /// Longest message in bytes.
     pub maxlen: Option<u16>,
@@ -48,7 +53,7 @@ pub struct SyncDaemon {
 }
 
 /// A daemon as it is listed: with everything filled in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SyncRow {
     /// Which half.
     pub role: SyncRole,

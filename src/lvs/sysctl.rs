@@ -1,6 +1,7 @@
 //! Tunables by the kernel's names (`/proc/sys/net/ipv4/vs`, `Documentation/networking/ipvs-sysctl.rst`):
 //! defaults and accepted values are the kernel's. All are numbers; a switch is on if it is not 0.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// CONFIG_HZ of the recorded kernel.
@@ -45,7 +46,7 @@ impl Accepts {
 macro_rules! sysctls {
     ($($(#[$doc:meta])* $name:ident = $default:literal, $accepts:expr;)+) => {
         /// Every tunable with its value.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct Tunables {
             $($(#[$doc])* #[serde(deserialize_with = "number_or_switch")] pub $name: i64,)+

@@ -1,10 +1,11 @@
 //! The timeouts that `ipvsadm --set` changes, and every limit of ours. The kernel's sysctls are in
 //! `sysctl`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Timeouts of the protocol states in seconds; `ipvsadm --set` changes three of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// TCP ESTABLISHED.
