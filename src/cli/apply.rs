@@ -10,9 +10,8 @@ use super::adm::Outcome;
 use super::client::{self, Client};
 use super::run::read;
 use crate::config::command::{State, StatusRow};
-use crate::config::diff::{Desired, NoState};
-use crate::config::file::{Config, NicKind, parse};
-use crate::config::rules::{self, words_of};
+use crate::config::plan::{self, Wanted};
+use crate::config::rules::words_of;
 use crate::config::words::Resolver;
 use crate::config::{Command, Listing, Query, Reply, Request};
 use crate::sched;
@@ -45,13 +44,6 @@ pub struct DiffArgs {
 
 /// Takes a request to the daemon; an error is a sentence about the connection.
 type Ask<'a> = dyn FnMut(Request) -> Result<Reply, String> + 'a;
-
-/// A file that was read without complaint.
-struct Wanted {
-    desired: Desired,
-    /// What only a start can bring into force; rules have none.
-    config: Option<Config>,
-}
 
 /// `ulvs apply FILE`: asks the daemon of this user.
 pub fn run(args: &ApplyArgs, names: &dyn Resolver) -> Outcome {
@@ -91,40 +83,29 @@ fn with_daemon(
     })
 }
 
-/// Reads either kind of file. The first word of rules is an option of ipvsadm; no TOML begins so.
+/// Reads either kind of file.
 fn wanted(file: &Path, text: &str, names: &dyn Resolver) -> Result<Wanted, String> {
     let name = match file.as_os_str() == "-" {
         true => "standard input".to_string(),
         false => file.display().to_string(),
     };
-    let mut said = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let is_rules = |line: &str| line.starts_with('-') || line.starts_with("ipvsadm");
-    let no_state = |NoState(command): NoState| {
-        let words = words_of(&command);
-        format!(
-            "{name}: `{words}` does something once; a state is described by services and servers"
-        )
+    let toml = file.extension().is_some_and(|end| end == "toml");
+    let wanted = match plan::is_rules(text) && !toml {
+        true => plan::of_rules(&name, text, names),
+        false => plan::of_toml(&name, text, &sched::NAMES),
     };
-    if said.next().is_none_or(is_rules) && file.extension().is_none_or(|end| end != "toml") {
-        let commands = rules::parse(&name, text, names).map_err(|problems| problems.to_string())?;
-        let desired = Desired::of_commands(&commands).map_err(no_state)?;
-        let config = None;
-        return Ok(Wanted { desired, config });
-    }
-    let config = parse(&name, text, &sched::NAMES).map_err(|problems| problems.to_string())?;
-    let desired = Desired::of_config(&config).map_err(no_state)?;
-    let config = Some(config);
-    Ok(Wanted { desired, config })
+    wanted.map_err(|fault| fault.to_string())
 }
 
 /// Prints the plan; unless it is a dry run, has it done.
 fn apply(wanted: &Wanted, dry_run: bool, ask: &mut Ask) -> Result<Outcome, String> {
     let mut outcome = Outcome::default();
     if let Some(config) = &wanted.config {
-        outcome.stderr = restart_lines(config, &status(ask)?);
+        let restart = plan::needs_restart(config, &status(ask)?);
+        let lines = restart.iter();
+        outcome.stderr = lines
+            .map(|why| format!("needs a restart: {why}\n"))
+            .collect();
     }
     let mut refused = String::new();
     for _ in 0..TRIES {
@@ -173,45 +154,6 @@ fn status(ask: &mut Ask) -> Result<StatusRow, String> {
         Reply::BadRequest(sentence) | Reply::Late(sentence) => Err(sentence),
         _ => Err(NONSENSE.to_string()),
     }
-}
-
-/// What the file says otherwise and no running director can change.
-fn restart_lines(config: &Config, status: &StatusRow) -> String {
-    let director = &config.director;
-    let ports = match director.nic {
-        NicKind::Tun => vec![director.tun.clone()],
-        _ => config
-            .ports
-            .iter()
-            .map(|port| port.interface.clone())
-            .collect(),
-    };
-    let sorted = |names: &[String]| {
-        let mut names = names.to_vec();
-        names.sort();
-        names.join(" ")
-    };
-    let most = config.limits.conn_entries_max;
-    let pairs = [
-        ("nic", status.nic.clone(), director.nic.name().to_string()),
-        (
-            "workers",
-            status.workers.to_string(),
-            director.workers.to_string(),
-        ),
-        ("interfaces", sorted(&status.ports), sorted(&ports)),
-        (
-            "conn_entries_max",
-            status.connections_max.to_string(),
-            most.to_string(),
-        ),
-    ];
-    let differing = pairs.iter().filter(|(_, now, then)| now != then);
-    differing
-        .map(|(name, now, then)| {
-            format!("needs a restart: {name} is {now}, the file says {then}\n")
-        })
-        .collect()
 }
 
 #[cfg(test)]
