@@ -15,6 +15,8 @@ use crate::wire::{Offload, Packet};
 
 /// Shortest IPv6 packet that a link must carry whole (RFC 8200 section 5).
 const V6_MTU_MIN: u32 = 1280;
+/// Instead of a length: it came in fragments, and leaves whole.
+const UNCUT: u32 = u32::MAX;
 
 impl Director {
     /// A fragment: it waits for the others, or they are whole with it and go their way
@@ -109,7 +111,14 @@ pub fn prepare_cut<P: Probe>(mtu: u32, p: &mut Passage<'_, '_, P>) -> Option<Ver
     }
     p.cut_to = match p.gathered {
         None => mtu,
-        Some(gathered) if p.packet.is_v4() => mtu.min(gathered.longest),
+        // In an envelope of the other family it is like any other packet.
+        Some(gathered) if gathered.v4 != p.packet.is_v4() => match p.packet.ip_len() {
+            len if len <= mtu as usize => UNCUT,
+            _ => mtu,
+        },
+        Some(gathered) if gathered.v4 => mtu.min(gathered.longest),
+        // IPv6 that is no longer than one of its fragments had been leaves whole.
+        Some(gathered) if p.packet.ip_len() as u32 <= mtu.min(gathered.longest) => UNCUT,
         Some(gathered) => mtu.min(gathered.longest.max(V6_MTU_MIN)),
     };
     None
@@ -123,7 +132,10 @@ pub fn send_cut<P: Probe>(egress: usize, p: &mut Passage<'_, '_, P>, own: &mut O
     p.packet.finish_sum();
     match cut(egress, &p.packet, p.cut_to, parts, frames, own) {
         Some(pieces) => {
-            p.say(|| format!("cut into {pieces} fragments"));
+            p.say(|| match pieces {
+                1 => "leaves whole".to_string(),
+                _ => format!("cut into {pieces} fragments"),
+            });
             Verdict::Held
         }
         None => Verdict::Drop(DropReason::FragmentLimit),
@@ -155,6 +167,14 @@ fn cut(
     frames: u32,
     own: &mut Own,
 ) -> Option<usize> {
+    if len_max == UNCUT {
+        let sent = own
+            .pieces
+            .add_received(egress, frames, Offload::default(), |out| {
+                out.extend_from_slice(packet.frame());
+            });
+        return sent.then_some(1);
+    }
     let ident = own.rng.next_u64() as u32;
     let cut = Cut::new(packet, len_max as usize, parts, ident)?;
     let count = cut.len();

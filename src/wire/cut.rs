@@ -20,15 +20,17 @@ pub struct Cut<'p> {
     /// IPv6: the byte that announces what follows them.
     next_at: usize,
     end: usize,
-    /// Most bytes of one fragment behind its headers.
+    /// Most bytes of one fragment behind its headers; one that others follow has a multiple of eight.
     room: usize,
     parts: &'p [u16],
+    /// What stands before the first part since the packet was put into an envelope.
+    before: usize,
     ident: u32,
 }
 
 impl<'p> Cut<'p> {
     /// Cuts into IP packets of at most `len_max` bytes, each as long as `parts` says behind its headers
-    /// if that fits. `ident` becomes the identification of IPv6 fragments; IPv4 has one already. `None`
+    /// if that fits, the first one with what an envelope has put before it. `ident` becomes the identification of IPv6 fragments; IPv4 has one already. `None`
     /// if not even eight bytes fit.
     pub fn new(
         packet: &'p Packet<'_>,
@@ -44,13 +46,18 @@ impl<'p> Cut<'p> {
             _ => return None,
         };
         let extra = if layout.kind == Kind::V6 { 8 } else { 0 };
-        let room = len_max.saturating_sub(head - l3 + extra) & !7;
-        if room == 0 {
+        let room = len_max.saturating_sub(head - l3 + extra);
+        if room < 8 {
             return None;
         }
         let total: usize = parts.iter().map(|len| usize::from(*len)).sum();
-        let fit = total == end - head && parts.iter().all(|len| usize::from(*len) <= room);
+        let before = (end - head).saturating_sub(total);
+        let enclosed = packet.is_wrapped() && before % 8 == 0;
+        let fit = (before == 0 || enclosed)
+            && before + usize::from(*parts.first().unwrap_or(&0)) <= room
+            && parts.iter().all(|len| usize::from(*len) <= room);
         Some(Cut {
+            before,
             frame,
             kind: layout.kind,
             l3,
@@ -66,7 +73,13 @@ impl<'p> Cut<'p> {
     /// How many fragments there will be.
     pub fn len(&self) -> usize {
         match self.parts.len() {
-            0 => (self.end - self.head).div_ceil(self.room).max(1),
+            0 => {
+                let step = self.room & !7;
+                (self.end - self.head)
+                    .saturating_sub(self.room)
+                    .div_ceil(step)
+                    + 1
+            }
             len => len,
         }
     }
@@ -81,8 +94,10 @@ impl<'p> Cut<'p> {
         let mut at = self.head;
         (0..self.len()).map(move |index| {
             let len = match self.parts.get(index) {
+                Some(len) if index == 0 => self.before + usize::from(*len),
                 Some(len) => usize::from(*len),
-                None => self.room.min(self.end - at),
+                None if self.end - at > self.room => self.room & !7,
+                None => self.end - at,
             };
             let start = at;
             at += len;
@@ -172,4 +187,82 @@ fn carried_headers(frame: &[u8], l3: usize, end: usize) -> (usize, usize) {
         }
     }
     carried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Layout;
+    use super::super::offload::Offload;
+    use super::*;
+    use crate::wire::encap::{Envelope, Outer};
+
+    /// An IPv4 packet with `len` bytes behind its header.
+    fn packet(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17];
+        bytes.resize(20 + len, 7);
+        bytes[2..4].copy_from_slice(&(20 + len as u16).to_be_bytes());
+        bytes[10..12].fill(0);
+        let sum = Sum::of(&bytes[..20]).checksum();
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    fn lengths(packet: &Packet<'_>, len_max: usize, parts: &[u16]) -> Vec<usize> {
+        let cut = Cut::new(packet, len_max, parts, 0).expect("enough room");
+        let lengths: Vec<usize> = cut.ranges().map(|(start, end)| end - start).collect();
+        assert_eq!(lengths.len(), cut.len());
+        lengths
+    }
+
+    fn plain(len: usize, len_max: usize, parts: &[u16]) -> Vec<usize> {
+        let mut bytes = packet(len);
+        let layout = Layout::parse(&bytes, true).expect("a good packet");
+        lengths(
+            &Packet::over(&mut bytes, layout, Offload::default()),
+            len_max,
+            parts,
+        )
+    }
+
+    #[test]
+    fn only_pieces_that_others_follow_have_a_multiple_of_eight() {
+        assert_eq!(plain(36, 40, &[]), [16, 20]);
+        assert_eq!(plain(37, 40, &[]), [16, 16, 5]);
+        assert_eq!(plain(20, 40, &[]), [20]);
+        assert_eq!(plain(24, 43, &[]), [16, 8]);
+    }
+
+    #[test]
+    fn parts_are_kept_where_they_fit() {
+        assert_eq!(plain(60, 60, &[16, 40, 4]), [16, 40, 4]);
+        assert_eq!(plain(60, 50, &[16, 40, 4]), [24, 24, 12]);
+    }
+
+    #[test]
+    fn an_envelope_lengthens_the_first_part_by_what_it_has_put_before_it() {
+        let enclosed = |envelope| {
+            let mut bytes = vec![0; 64];
+            bytes.extend_from_slice(&packet(56));
+            let layout = Layout::parse(&bytes[64..], true).expect("a good packet");
+            let mut packet = Packet::inside(&mut bytes, 64, layout);
+            let outer = Outer {
+                source: [10, 0, 0, 1].into(),
+                target: [10, 0, 0, 2].into(),
+                envelope,
+                dont_fragment: false,
+                ident: 1,
+                source_port: 40_000,
+            };
+            assert!(packet.wrap(&outer));
+            lengths(&packet, 80, &[16, 40])
+        };
+        // Eight bytes of UDP, four of GUE, twenty of IP: the parts stay.
+        let gue = Envelope::Gue {
+            port: 6080,
+            checksum: false,
+        };
+        assert_eq!(enclosed(gue), [48, 40]);
+        // Twenty bytes of IP alone: nothing fits any more.
+        assert_eq!(enclosed(Envelope::Ipip), [56, 20]);
+    }
 }

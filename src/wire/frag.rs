@@ -52,6 +52,8 @@ pub struct Gathered {
     pub frames: u32,
     /// The longest of them, as an IP packet.
     pub longest: u32,
+    /// It is of IPv4.
+    pub v4: bool,
     /// Bytes behind the headers that each brought, in order: a sender's choice that is kept if possible.
     pub parts: Vec<u16>,
 }
@@ -412,6 +414,7 @@ impl Datagram {
             gathered: Gathered {
                 frames: self.frames,
                 longest: self.longest as u32,
+                v4: !v6,
                 parts: self
                     .parts
                     .iter()
