@@ -439,14 +439,16 @@ proptest! {
     ) {
         agree(&bytes)?;
         let _ = Layout::parse(&bytes, true);
-        let _ = Layout::parse_quoted(&bytes);
+        let _ = Layout::parse_quoted(&bytes, Kind::V4);
+        let _ = Layout::parse_quoted(&bytes, Kind::V6);
         // The same bytes as a packet, so that more than the Ethernet header is read.
         let mut packet = bytes;
         if let Some(first) = packet.first_mut() {
             *first = if version { 0x45 } else { 0x60 };
         }
         agree(&guests::frame_of(PUBLIC, &packet))?;
-        let _ = Layout::parse_quoted(&packet);
+        let _ = Layout::parse_quoted(&packet, Kind::V4);
+        let _ = Layout::parse_quoted(&packet, Kind::V6);
     }
 }
 

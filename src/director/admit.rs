@@ -10,7 +10,7 @@ use super::probe::{Probe, Step};
 use super::snapshot::{Service, Snapshot};
 use super::verdict::{DropReason, Verdict};
 use super::{Passage, bypass, helper, masq, stack};
-use crate::conn::{Conn, ConnTable, Opening, Refused};
+use crate::conn::{Conn, ConnTable, Direction, Opening, Refused};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{
     Endpoint, Flow, ForwardMethod, Protocol, RealServer, Segment, ServiceFlags, Stats, Tunables,
@@ -88,7 +88,7 @@ pub fn admit<P: Probe>(
     if stack::is_martian(p, own) {
         return Admission::Refused(Verdict::Drop(DropReason::Martian));
     }
-    if let Some(verdict) = stack::refuse_options(p, own) {
+    if let Some(verdict) = stack::refuse_options(Direction::In, p, own) {
         return Admission::Refused(verdict);
     }
     if P::ON {

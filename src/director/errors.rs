@@ -12,6 +12,7 @@ use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
 use crate::lvs::{Endpoint, Flow, ForwardMethod, Protocol};
 use crate::wire::icmp::{Echo, Quote};
+use crate::wire::packet::{Fragment, number};
 
 impl Director {
     /// An ICMP error: if it quotes a packet of a connection, it follows that connection; else it is
@@ -28,11 +29,16 @@ impl Director {
             return verdict;
         }
         let Some(tuple) = quoted_tuple(&quote, p) else {
-            return stack::answer(p, own);
+            return match is_cut_off(&quote) && own.snapshot.tunables.schedule_icmp != 0 {
+                true => Verdict::Drop(DropReason::Malformed),
+                false => stack::answer(p, own),
+            };
         };
         let found = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone());
+        let found =
+            found.filter(|(_, direction)| *direction == Direction::Out || !is_later(&quote));
         let found = found.or_else(|| {
-            let may_open = tuple.protocol().is_balanced();
+            let may_open = tuple.protocol().is_balanced() && !is_later(&quote);
             may_open.then(|| self.admit_error(&tuple, p, own)).flatten()
         });
         let Some((conn, direction)) = found else {
@@ -63,6 +69,19 @@ impl Director {
     }
 }
 
+/// Does it quote a packet that would be scheduled if its ports were there? What cannot be scheduled for
+/// that is dropped.
+fn is_cut_off(quote: &Quote) -> bool {
+    let protocol = Protocol(quote.layout.protocol);
+    protocol.is_balanced() && !quote.layout.transport && quote.layout.fragment != Fragment::Later
+}
+
+/// Does it quote a later fragment of UDP? Such a thing has no header that could be one of GUE, and so the
+/// kernel asks no further; of TCP and SCTP it does not look (`ip_vs_in_icmp`).
+fn is_later(quote: &Quote) -> bool {
+    quote.layout.protocol == number::UDP && quote.layout.fragment == Fragment::Later
+}
+
 /// The tuple of a packet that would go where the error came from: the quoted one, turned round. It is
 /// from the client if the VIP's packet is quoted, and from the real server if the client's is.
 fn quoted_tuple<P: Probe>(quote: &Quote, p: &Passage<'_, '_, P>) -> Option<Tuple> {
@@ -91,15 +110,17 @@ fn follow<P: Probe>(
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Verdict {
-    if conn.method().is_nat() && !p.packet.icmp_sum_holds() {
+    let outward = direction == Direction::Out;
+    // The kernel looks at the sum of all that it is to take in itself, and of ICMPv6 only under LVS-NAT.
+    let looked_at = conn.method().is_nat() || !outward && p.packet.is_v4();
+    if looked_at && !p.packet.icmp_sum_holds() {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    let outward = direction == Direction::Out;
     if outward && !conn.method().is_nat() || !outward && conn.method() == ForwardMethod::Local {
         return Verdict::Pass;
     }
     if p.packet.has_options()
-        && let Some(verdict) = stack::heed_options(conn.virt().address, p, own)
+        && let Some(verdict) = stack::heed_options(conn.virt().address, direction, p, own)
     {
         return verdict;
     }

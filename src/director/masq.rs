@@ -10,7 +10,7 @@ use super::lane::Own;
 use super::probe::Probe;
 use super::verdict::{DropReason, Verdict};
 use super::{Director, Passage, serve, stack};
-use crate::conn::{Conn, ConnTable, Opening, Refused};
+use crate::conn::{Conn, ConnTable, Direction, Opening, Refused};
 use crate::lvs::tuple::{Tuple, pack};
 use crate::lvs::{Endpoint, Family, Flow, ForwardMethod, Protocol, Segment};
 use crate::wire::answer::IcmpError;
@@ -35,7 +35,7 @@ pub(super) fn admit<P: Probe>(
     if stack::is_martian(p, own) {
         return Some(Admission::Refused(Verdict::Drop(DropReason::Martian)));
     }
-    if let Some(verdict) = stack::refuse_options(p, own) {
+    if let Some(verdict) = stack::refuse_options(Direction::Out, p, own) {
         return Some(Admission::Refused(verdict));
     }
     if p.packet.ttl() <= 1 {

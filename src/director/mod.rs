@@ -167,7 +167,8 @@ impl Director {
             passage.probe.step(Step::Ended(verdict));
         }
         let place = passage.packet.place();
-        if place.start != frame.meta.start {
+        // It may have grown at its front; what an Ethernet card had padded does not travel on.
+        if (place.start, place.end) != (frame.meta.start, frame.meta.end) {
             frame.moved(place);
         }
         verdict
@@ -190,7 +191,7 @@ impl Director {
             Shape::Echo(echo) => self.handle_echo(echo, p, own),
             Shape::Fragment => self.handle_fragment(p, index, own),
             Shape::Other if ike::is_ipsec(p.packet.layout.protocol) => self.follow_ike(p, own),
-            Shape::Other => stack::answer(p, own),
+            Shape::Other => stack::answer_stray(p, own),
             Shape::Flow(segment) => {
                 if let Some((conn, direction)) = index.find(prepared.hash, &prepared.tuple)
                     && !serve::needs_care(conn, direction, segment, own, p.now)
@@ -312,7 +313,7 @@ impl Director {
                 serve::serve(&conn, Direction::Out, segment, p, own)
             }
             Some(admit::Admission::Refused(verdict)) => verdict,
-            _ => stack::answer(p, own),
+            _ => stack::answer_stray(p, own),
         }
     }
 

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use super::lane::Own;
 use super::probe::{Probe, Step};
+use super::resolve::LinkHeader;
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
 use super::{Passage, fragments, resolve};
+use crate::conn::Direction;
 use crate::lvs::{Endpoint, Protocol};
 use crate::time::Instant;
 use crate::wire::Packet;
@@ -15,7 +17,7 @@ use crate::wire::answer::{self, IcmpError};
 use crate::wire::arp::Arp;
 use crate::wire::icmp::Message;
 use crate::wire::options::OptionFault;
-use crate::wire::packet::number;
+use crate::wire::packet::{Fragment, number};
 
 /// Type of the chunk that aborts an association (RFC 9260 section 3.2).
 const SCTP_ABORT: u8 = 6;
@@ -91,10 +93,12 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
             Verdict::Pass
         };
     }
-    if is_martian(p, own) {
+    // Nobody can be answered who has no address, or ours.
+    let source = p.packet.source();
+    if is_martian(p, own) || source.is_unspecified() || is_ours(own, &source) {
         return Verdict::Drop(DropReason::Martian);
     }
-    if let Some(verdict) = refuse_options(p, own) {
+    if let Some(verdict) = refuse_options(Direction::In, p, own) {
         return verdict;
     }
     let packet = &p.packet;
@@ -112,8 +116,25 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
         }
         number::TCP | number::UDP => Verdict::Drop(DropReason::Unwanted),
         number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
-        _ => complain(p, own, IcmpError::ProtocolUnreachable, DropReason::Unwanted),
+        _ => {
+            let error = IcmpError::ProtocolUnreachable(answer::protocol_named_at(packet));
+            complain(p, own, error, DropReason::Unwanted)
+        }
     }
+}
+
+/// A packet that could not be scheduled: the same, but that one of SCTP without a whole chunk is dropped,
+/// since nobody can tell what it wants (`sctp_conn_schedule`).
+pub fn answer_stray<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    let packet = &p.packet;
+    if packet.layout.protocol == number::SCTP
+        && (p.mark != 0 || is_ours(own, &packet.target()))
+        && packet.layout.fragment == Fragment::Whole
+        && !(packet.layout.transport && packet.sctp_chunks().is_some())
+    {
+        return Verdict::Drop(DropReason::Malformed);
+    }
+    answer(p, own)
 }
 
 /// Does it come from an address that nobody outside can have? What the kernel's routing drops before
@@ -125,7 +146,7 @@ pub fn is_martian<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
             let nobody = v4.is_unspecified() || v4.is_broadcast();
             nobody || v4.is_loopback() || v4.is_multicast() || is_ours(own, &source)
         }
-        IpAddr::V6(v6) => v6.is_unspecified() || v6.is_loopback() || v6.is_multicast(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_multicast(),
     }
 }
 
@@ -157,14 +178,19 @@ fn disown<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
 }
 
 fn expects_reset(packet: &Packet<'_>) -> bool {
-    packet.layout.transport && packet.tcp_flags() & 0x04 == 0 && packet.transport_sum_holds()
+    let segment = packet.transport();
+    let header = |segment: &[u8]| usize::from(segment[12] >> 4) * 4;
+    packet.layout.transport
+        && (20..=segment.len()).contains(&header(segment))
+        && packet.tcp_flags() & 0x04 == 0
+        && packet.transport_sum_holds()
 }
 
 fn answer_icmp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let message = p.packet.icmp_message();
     let asks = match message {
         Message::Echo => true,
-        Message::Timestamp => p.packet.transport().len() >= answer::TIMESTAMP_LEN,
+        Message::Timestamp => p.packet.transport().len() >= answer::TIMESTAMP_ASKED_LEN,
         Message::Error | Message::Other => false,
     };
     if !asks {
@@ -202,10 +228,18 @@ fn say<P: Probe>(
     if P::ON {
         p.probe.step(Step::Said(format!("answers with {what}")));
     }
+    let Some(back) = way_of_answer(p.packet.target(), p, own) else {
+        return Verdict::Answered;
+    };
     let packet = &p.packet;
+    let build = |out: &mut Vec<u8>| {
+        let at = out.len();
+        build(packet, out);
+        back.address(&mut out[at..]);
+    };
     let answered = match p.gathered {
-        None => own.outbox.add(p.ingress, |out| build(packet, out)),
-        Some(_) => fragments::answer(p.ingress, own, |out| build(packet, out)),
+        None => own.outbox.add(back.port, build),
+        Some(_) => fragments::answer(back.port, own, build),
     };
     if answered {
         Verdict::Answered
@@ -235,14 +269,22 @@ pub fn complain_to_client<P: Probe>(
 }
 
 /// A packet whose IP options make no sense, or would choose its way, ends here.
-pub fn refuse_options<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Option<Verdict> {
+pub fn refuse_options<P: Probe>(
+    direction: Direction,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Option<Verdict> {
     if !p.packet.has_options() {
         return None;
     }
     Some(match p.packet.options_fault()? {
         OptionFault::SourceRoute => Verdict::Drop(DropReason::SourceRoute),
         OptionFault::Malformed(at) => {
-            complain(p, own, IcmpError::BadHeader(at), DropReason::Malformed)
+            let (error, reason) = (IcmpError::BadHeader(at), DropReason::Malformed);
+            match direction {
+                Direction::Out => complain(p, own, error, reason),
+                _ => complain_to_client(p, own, error, reason),
+            }
         }
     })
 }
@@ -251,11 +293,12 @@ pub fn refuse_options<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Op
 /// the VIP. A verdict if it ends here because of them.
 pub fn heed_options<P: Probe>(
     virt: IpAddr,
+    direction: Direction,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Verdict> {
     let IpAddr::V4(virt) = virt else { return None };
-    if let Some(verdict) = refuse_options(p, own) {
+    if let Some(verdict) = refuse_options(direction, p, own) {
         return Some(verdict);
     }
     let (time, snapshot) = (time_of_day(p.now), &own.snapshot);
@@ -291,12 +334,60 @@ pub fn complain<P: Probe>(
             )));
         }
         let ident = own.rng.next_u64() as u16;
-        let packet = &p.packet;
-        own.outbox.add(p.ingress, |out| {
-            answer::icmp_error(packet, error, source, ident, out)
+        let Some(back) = way_of_answer(source, p, own) else {
+            return Verdict::Drop(reason);
+        };
+        let (packet, mtu) = (&p.packet, own.snapshot.ports[back.port].mtu);
+        own.outbox.add(back.port, |out| {
+            let at = out.len();
+            answer::icmp_error(packet, error, (source, mtu), ident, out);
+            back.address(&mut out[at..]);
         });
     }
     Verdict::Drop(reason)
+}
+
+/// How an answer leaves.
+struct Back {
+    port: usize,
+    link: Option<LinkHeader>,
+}
+
+impl Back {
+    /// Gives the frame of an answer, which goes to where the question came from, the addresses of its way.
+    fn address(&self, frame: &mut [u8]) {
+        if let Some(link) = &self.link {
+            frame[..link.bytes().len()].copy_from_slice(link.bytes());
+        }
+    }
+}
+
+/// How an answer from `source` leaves: back to where the question came from, which takes no route and no
+/// neighbour, unless routes go by their source. `None` if the next hop is not known yet.
+#[inline]
+fn way_of_answer<P: Probe>(source: IpAddr, p: &Passage<'_, '_, P>, own: &mut Own) -> Option<Back> {
+    let port = p.ingress;
+    match own.snapshot.routes_by_source() {
+        true => way_by_source(source, p, own),
+        false => Some(Back { port, link: None }),
+    }
+}
+
+#[cold]
+fn way_by_source<P: Probe>(source: IpAddr, p: &Passage<'_, '_, P>, own: &mut Own) -> Option<Back> {
+    let (client, snapshot) = (p.packet.source(), &own.snapshot);
+    let route = snapshot.route_from(source, client);
+    let plain = |port: usize| !snapshot.ports[port].raw_ip;
+    match route.filter(|(port, _)| plain(*port) && plain(p.ingress)) {
+        Some((port, next_hop)) if Some((port, next_hop)) != snapshot.route_to(client) => {
+            let link = Some(resolve::link_header(port, next_hop, p.now, own)?);
+            Some(Back { port, link })
+        }
+        _ => Some(Back {
+            port: p.ingress,
+            link: None,
+        }),
+    }
 }
 
 /// Tells the sender of `packet`, which is not the one at hand but quoted in it, of an error, from the
@@ -308,13 +399,17 @@ pub(super) fn tell_client(
     own: &mut Own,
 ) -> Verdict {
     let client = packet.source();
-    let route = own.snapshot.route_to(client);
+    if packet.is_v4() && !is_ours(own, &packet.target()) {
+        return Verdict::Answered;
+    }
+    let route = own.snapshot.route_from(packet.target(), client);
     let Some((egress, next_hop)) = route.filter(|_| answer::may_complain(packet)) else {
         return Verdict::Answered;
     };
     let (source, ident) = (packet.target(), own.rng.next_u64() as u16);
+    let mtu = own.snapshot.ports[egress].mtu;
     let sent = resolve::send_own(egress, next_hop, now, own, |out| {
-        answer::icmp_error(packet, error, source, ident, out)
+        answer::icmp_error(packet, error, (source, mtu), ident, out)
     });
     if sent {
         Verdict::Answered

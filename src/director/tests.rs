@@ -520,5 +520,6 @@ mod ftp_tests;
 mod full_nat_tests;
 mod mark_tests;
 mod masq_tests;
+mod odd_tests;
 mod sip_tests;
 mod tunnel_tests;

@@ -42,7 +42,8 @@ pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut
     } else {
         V6_MTU_MIN
     };
-    if mtu < least {
+    // A packet that has come to its end is told so first.
+    if mtu < least && p.packet.ttl() > 1 {
         return Verdict::Drop(DropReason::TooLong);
     }
     let held = own.snapshot.tunables.pmtu_disc != 0;
@@ -174,7 +175,7 @@ fn enclosed<P: Probe>(quote: &Quote, p: &Passage<'_, '_, P>, own: &Own) -> Optio
         return None;
     }
     let inner = message.get(found.at..)?;
-    let layout = Layout::parse_quoted(inner).ok()?;
+    let layout = Layout::parse_quoted(inner, Kind::V4).ok()?;
     let protocol = Protocol(layout.protocol);
     if !protocol.is_balanced() || !layout.transport {
         return None;

@@ -12,6 +12,8 @@ const TTL: u8 = 64;
 const V4_ERROR_LEN_MAX: usize = 576;
 /// An ICMPv6 error is at most the minimum MTU (RFC 4443 section 2.4).
 const V6_ERROR_LEN_MAX: usize = 1280;
+/// The two bits that tell of congestion (RFC 3168).
+const ECN: u8 = 3;
 /// Precedence "internetwork control", which ICMP errors carry (RFC 1812 section 5.3.2).
 const TOS_CONTROL: u8 = 0xc0;
 
@@ -28,8 +30,8 @@ pub enum IcmpError {
     HostUnreachable,
     /// There is no way to the network: 3/1, ICMPv6 1/0.
     NoRoute,
-    /// Nobody speaks this protocol: 3/2, ICMPv6 4/1.
-    ProtocolUnreachable,
+    /// Nobody speaks this protocol: 3/2, ICMPv6 4/1 with the offset of the byte that names it.
+    ProtocolUnreachable(u16),
     /// Too long for the next link of this MTU: 3/4, ICMPv6 2/0.
     TooLong(u16),
     /// The byte at this offset of the header makes no sense: 12/0, ICMPv6 4/0.
@@ -60,9 +62,8 @@ impl IcmpError {
             (IcmpError::FragmentsMissing, _) => (11, 1, 0),
             (IcmpError::PortUnreachable, Kind::V6) => (1, 4, 0),
             (IcmpError::PortUnreachable, _) => (3, 3, 0),
-            // The pointer names the next-header field of the IPv6 header.
-            (IcmpError::ProtocolUnreachable, Kind::V6) => (4, 1, 6),
-            (IcmpError::ProtocolUnreachable, _) => (3, 2, 0),
+            (IcmpError::ProtocolUnreachable(at), Kind::V6) => (4, 1, u32::from(at)),
+            (IcmpError::ProtocolUnreachable(_), _) => (3, 2, 0),
             (IcmpError::TooLong(mtu), Kind::V6) => (2, 0, u32::from(mtu)),
             (IcmpError::TooLong(mtu), _) => (3, 4, u32::from(mtu)),
             (IcmpError::Relayed { kind, code, rest }, _) => (kind, code, rest),
@@ -75,9 +76,8 @@ impl IcmpError {
 /// May this packet be answered with an ICMP error at all (RFC 1122 section 3.2.2): never about an ICMP
 /// error, a later fragment, or a packet to or from no single host.
 pub fn may_complain(packet: &Packet<'_>) -> bool {
-    use super::icmp::Message;
     use super::packet::Fragment;
-    let about_error = packet.is_icmp() && packet.icmp_message() == Message::Error;
+    let about_error = packet.is_icmp() && is_error(packet);
     let single = |address: IpAddr| match address {
         IpAddr::V4(a) => !a.is_unspecified() && !a.is_multicast() && !a.is_broadcast(),
         IpAddr::V6(a) => !a.is_unspecified() && !a.is_multicast(),
@@ -89,12 +89,38 @@ pub fn may_complain(packet: &Packet<'_>) -> bool {
         && single(packet.target())
 }
 
-/// Builds the ICMP error about `packet`, from `source` back to who sent it. `ident` becomes the IPv4
-/// identification. Appends a whole frame to `out`.
+/// Where in a packet of IPv6 the byte lies that names its protocol.
+pub fn protocol_named_at(packet: &Packet<'_>) -> u16 {
+    let (ip, layout) = (packet.ip(), packet.layout);
+    let l4 = usize::from(layout.l4 - layout.l3);
+    let (mut named_at, mut at) = (6, 40);
+    while layout.kind == Kind::V6 && at < l4 {
+        let len = match ip[named_at] {
+            number::FRAGMENT => 8,
+            number::AH => (usize::from(ip[at + 1]) + 2) * 4,
+            _ => (usize::from(ip[at + 1]) + 1) * 8,
+        };
+        (named_at, at) = (at, at + len);
+    }
+    named_at as u16
+}
+
+/// Is it an ICMP error, whether it says anything about a connection or not? Of IPv4 also what nobody has
+/// given a meaning (`icmp_send`): the last type that Linux knows is the address mask's answer.
+fn is_error(packet: &Packet<'_>) -> bool {
+    let (kind, _) = packet.icmp_type_code();
+    match packet.layout.kind {
+        Kind::V6 => kind < 128,
+        _ => matches!(kind, 3 | 4 | 5 | 11 | 12 | 19..),
+    }
+}
+
+/// Builds the ICMP error about `packet`, from `source` back to who sent it, as long as a link of this
+/// `mtu` takes. `ident` becomes the IPv4 identification. Appends a whole frame to `out`.
 pub fn icmp_error(
     packet: &Packet<'_>,
     error: IcmpError,
-    source: IpAddr,
+    (source, mtu): (IpAddr, u32),
     ident: u16,
     out: &mut Vec<u8>,
 ) {
@@ -102,10 +128,13 @@ pub fn icmp_error(
     let quoted = packet.ip();
     let room = match kind {
         Kind::V6 => V6_ERROR_LEN_MAX - 48,
-        _ => V4_ERROR_LEN_MAX - 28,
+        _ => V4_ERROR_LEN_MAX.min(mtu as usize).saturating_sub(28),
     };
     let quoted = &quoted[..quoted.len().min(room)];
-    let tos = (packet.ip()[1] & 0x1e) | TOS_CONTROL;
+    let tos = match kind {
+        Kind::V6 => 0,
+        _ => (packet.ip()[1] & 0x1e) | TOS_CONTROL,
+    };
     let header = Header {
         source,
         target: packet.source(),
@@ -124,7 +153,7 @@ pub fn icmp_error(
 /// Builds the answer to an echo request: the same body back, from the address that was asked.
 pub fn echo_reply(packet: &Packet<'_>, ident: u16, out: &mut Vec<u8>) {
     let kind = packet.layout.kind;
-    let tos = if kind == Kind::V4 { packet.ip()[1] } else { 0 };
+    let tos = packet.traffic_class();
     let header = Header {
         source: packet.target(),
         target: packet.source(),
@@ -140,9 +169,11 @@ pub fn echo_reply(packet: &Packet<'_>, ident: u16, out: &mut Vec<u8>) {
 }
 
 /// Length of an ICMP timestamp message (RFC 792): header and three times.
-pub const TIMESTAMP_LEN: usize = 20;
+const TIMESTAMP_LEN: usize = 20;
+/// What is needed of a timestamp request: its header and when it was sent.
+pub const TIMESTAMP_ASKED_LEN: usize = 12;
 
-/// Builds the answer to a timestamp request of at least `TIMESTAMP_LEN` bytes: when it was sent, as it
+/// Builds the answer to a timestamp request of at least `TIMESTAMP_ASKED_LEN` bytes: when it was sent, as it
 /// says itself, and when it was received and answered, both `time`.
 pub fn timestamp_reply(packet: &Packet<'_>, ident: u16, time: u32, out: &mut Vec<u8>) {
     let header = Header {
@@ -165,15 +196,10 @@ pub fn tcp_reset(packet: &Packet<'_>, out: &mut Vec<u8>) {
     let segment = packet.transport();
     let word = |at: usize| u32::from_be_bytes(segment[at..at + 4].try_into().expect("four bytes"));
     let (flags, offset) = (segment[13], usize::from(segment[12] >> 4) * 4);
-    let tos = if packet.layout.kind == Kind::V4 {
-        packet.ip()[1]
-    } else {
-        0
-    };
     let header = Header {
         source: packet.target(),
         target: packet.source(),
-        tos,
+        tos: packet.traffic_class() & !ECN,
         ident: 0,
         dont_fragment: true,
     };
@@ -243,7 +269,7 @@ impl Header {
                 out[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
             }
             (IpAddr::V6(source), IpAddr::V6(target)) => {
-                out.extend_from_slice(&[0x60, 0, 0, 0]);
+                out.extend_from_slice(&[0x60 | self.tos >> 4, self.tos << 4, 0, 0]);
                 out.extend_from_slice(&(len as u16).to_be_bytes());
                 out.extend_from_slice(&[protocol, TTL]);
                 out.extend_from_slice(&source.octets());

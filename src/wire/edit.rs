@@ -231,12 +231,23 @@ impl Packet<'_> {
 
     /// Is the TCP or UDP checksum right? A partial one is, by its nature; so is a UDP checksum of 0.
     pub fn transport_sum_holds(&self) -> bool {
-        let body = self.transport();
+        if self.offload.is_partial() {
+            return true;
+        }
+        let mut body = self.transport();
         let protocol = self.layout.protocol;
+        if let (number::UDP, Some(len)) = (protocol, body.get(4..6)) {
+            // What is behind the datagram's own length is not part of it (RFC 768).
+            let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
+            match body.get(..len) {
+                Some(whole) if len >= 8 => body = whole,
+                _ => return false,
+            }
+        }
         let unchecked = protocol == number::UDP
             && self.layout.kind == Kind::V4
             && body.get(6..8) == Some(&[0, 0]);
-        if self.offload.is_partial() || unchecked {
+        if unchecked {
             return true;
         }
         let pseudo = checksum::pseudo_header(self.source(), self.target(), protocol, body.len());

@@ -96,7 +96,7 @@ impl Packet<'_> {
     /// What an ICMP error is about.
     pub fn quote(&self) -> Option<Quote> {
         let bytes = self.transport().get(QUOTE_AT..)?;
-        let layout = Layout::parse_quoted(bytes).ok()?;
+        let layout = Layout::parse_quoted(bytes, self.layout.kind).ok()?;
         Some(Quote::read(bytes, layout))
     }
 }
@@ -132,7 +132,7 @@ impl Quote {
 
     /// Does it name both ports, so that it can belong to a connection?
     pub fn has_ports(&self) -> bool {
-        self.layout.transport && self.layout.fragment != Fragment::Later
+        self.layout.transport
     }
 }
 

@@ -162,7 +162,8 @@ fn check_stamps(body: &[u8]) -> Result<(), usize> {
     match flags {
         stamp::TIME => Ok(()),
         stamp::ADDRESS_AND_TIME | stamp::ASKED_FOR => check_list(body, 4, 5, 8),
-        _ => Err(3),
+        // Nobody has said what the others mean: such an option stays as it is.
+        _ => Ok(()),
     }
 }
 
@@ -194,7 +195,7 @@ fn stamp(body: &mut [u8], address: Ipv4Addr, time: u32, is_local: impl Fn(Ipv4Ad
             body[place..place + 4].copy_from_slice(&address.octets());
             place + 4
         }
-        _ if is_local(asked(body)) => place + 4,
+        stamp::ASKED_FOR if is_local(asked(body)) => place + 4,
         _ => return,
     };
     body[time_at..time_at + 4].copy_from_slice(&time.to_be_bytes());
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(fault(&[7, 3, 3, 0]), Some(Malformed(22)));
         assert_eq!(fault(&[7, 4, 4, 0]), Some(Malformed(22)), "cut place");
         assert_eq!(fault(&[68, 8, 9, 0xf0, 0, 0, 0, 0]), Some(Malformed(23)));
-        assert_eq!(fault(&[68, 8, 5, 2, 0, 0, 0, 0]), Some(Malformed(23)));
+        assert_eq!(fault(&[68, 8, 5, 2, 0, 0, 0, 0]), None);
         assert_eq!(fault(&[68, 8, 5, 1, 0, 0, 0, 0]), Some(Malformed(22)));
         assert_eq!(fault(&[148, 2, 0, 0]), Some(Malformed(21)));
         let twice = [7, 3, 4, 7, 3, 4, 0, 0];

@@ -159,23 +159,33 @@ impl Layout {
         }
     }
 
-    /// Reads a bare IP packet whose end may be cut off, as quoted in an ICMP error: lengths beyond
-    /// `bytes` are not an error here, and the checksum of the header is not looked at.
+    /// Reads a bare IP packet of this family whose end may be cut off, as quoted in an ICMP error: lengths
+    /// beyond `bytes` are not an error here, and of IPv4 neither the version nor the checksum is looked at.
+    /// Its options may be cut off too; then there is no transport header.
     ///
     /// # Errors
     /// `Malformed` if not even the IP header is whole.
-    pub fn parse_quoted(bytes: &[u8]) -> Result<Layout, Malformed> {
-        match bytes.first().map(|byte| byte >> 4) {
-            Some(4) => {
-                let (fixed, header) = v4_header(bytes)?;
+    pub fn parse_quoted(bytes: &[u8], kind: Kind) -> Result<Layout, Malformed> {
+        match kind {
+            Kind::V4 => {
+                let Some(fixed) = bytes.first_chunk::<V4_LEN>() else {
+                    return Err(Malformed::Short(Header::V4));
+                };
+                let header = usize::from(fixed[0] & 0x0f) * 4;
+                if header < V4_LEN {
+                    return Err(Malformed::Length(Header::V4));
+                }
                 let mut layout = v4_layout(fixed, 0, header);
                 layout.end = bytes.len() as u32;
                 layout.transport = has_ports(bytes.len(), &layout);
                 Ok(layout)
             }
-            Some(6) => {
+            Kind::V6 => {
                 if bytes.len() < 40 {
                     return Err(Malformed::Short(Header::V6));
+                }
+                if bytes[0] >> 4 != 6 {
+                    return Err(Malformed::Version);
                 }
                 let mut layout = walk_v6(bytes, 0, bytes.len())?;
                 layout.transport = has_ports(bytes.len(), &layout);
@@ -190,9 +200,11 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Is so much of a transport header quoted that its ports are there? As recorded, four bytes are enough.
+/// Is so much of a transport header quoted that its ports are there? As recorded, four bytes are enough,
+/// and of IPv4 it is not asked whether the quoted packet was a later fragment.
 fn has_ports(len: usize, layout: &Layout) -> bool {
-    layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 4
+    let could = layout.kind == Kind::V4 || layout.fragment != Fragment::Later;
+    could && len >= usize::from(layout.l4) + 4
 }
 
 /// The type that an Ethernet header announces, and the offset behind it.
@@ -475,6 +487,15 @@ impl<'a> Packet<'a> {
     /// The transport header and what follows.
     pub fn transport(&self) -> &[u8] {
         &self.bytes[self.l4()..self.end()]
+    }
+
+    /// The type of service of IPv4, the traffic class of IPv6.
+    pub fn traffic_class(&self) -> u8 {
+        let ip = self.ip();
+        match self.layout.kind {
+            Kind::V6 => ip[0] << 4 | ip[1] >> 4,
+            _ => ip[1],
+        }
     }
 
     /// Length of the IP packet in bytes; what counters count.
