@@ -2,6 +2,7 @@
 //! is played on a whole director in memory, control plane and worker, in virtual time.
 //!
 //! `ULVS_GOLDEN` names another folder: one that holds topic folders, or a topic folder itself. Without
+//! `ULVS_GOLDEN_ALL` tells of every step that differs, not of the first of a case alone. Without
 //! a terminal in between: `cargo nextest run --release --test kernel --no-capture`.
 
 #[path = "kernel/beyond.rs"]
@@ -20,6 +21,8 @@ mod judge;
 mod net;
 #[path = "kernel/packet.rs"]
 mod packet;
+#[path = "kernel/pieces.rs"]
+mod pieces;
 #[path = "kernel/play.rs"]
 mod play;
 #[path = "kernel/routing.rs"]
@@ -176,12 +179,24 @@ fn run_all(files: &[PathBuf]) -> Vec<Outcome> {
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
+/// One of all the steps of a case that differ, on few lines.
+fn tell_briefly(file: &Path, case: &Case, stop: &play::Stop) {
+    if let Trouble::Differs { expected, got } = &stop.trouble {
+        let (number, note) = (stop.step, &case.steps[stop.step]["note"]);
+        let name = file.display();
+        println!("differs: {name} step {number} {note}\n  kernel: {expected}\n  ulvs:   {got}");
+    }
+}
+
 /// Plays one case. A panic of the director is a failure of this case alone.
 fn run(file: &Path) -> Outcome {
     let case = match Case::read(file) {
         Ok(case) => case,
         Err(why) => return Outcome::Failed(why),
     };
+    if std::env::var_os("ULVS_GOLDEN_ALL").is_some() {
+        play::play_on(&case, |stop| tell_briefly(file, &case, stop));
+    }
     let played = std::panic::catch_unwind(|| play::play(&case));
     let stop = match played {
         Ok(Ok(())) => return Outcome::Passed,

@@ -8,17 +8,20 @@
 //! 2. A packet whose source cannot be somebody else's is dropped: unspecified, loopback, multicast,
 //!    broadcast, and for IPv4 the director's own addresses.
 //! 3. A packet for the host stays here: one of its addresses, or a mark that is routed to it.
-//! 4. A packet whose TTL or hop limit is 1 or 0 is answered with time exceeded, from the address of
+//! 4. An IPv4 packet whose options make no sense is answered with parameter problem; one that would
+//!    choose its own way is dropped.
+//! 5. A packet whose TTL or hop limit is 1 or 0 is answered with time exceeded, from the address of
 //!    the interface it came in by, unless it is itself an ICMP error.
-//! 5. The longest matching route says which interface and next hop; no route, nothing happens.
-//! 6. A packet longer than the MTU of that interface is answered with fragmentation needed if it may
+//! 6. The longest matching route says which interface and next hop; no route, nothing happens.
+//! 7. A packet longer than the MTU of that interface is answered with fragmentation needed if it may
 //!    not be cut (DF, or IPv6).
-//! 7. TTL or hop limit goes down by one, and the frame gets the MAC addresses of the next hop.
+//! 8. TTL or hop limit goes down by one, and the frame gets the MAC addresses of the next hop.
 
 use std::net::IpAddr;
 
 use ulvs::director::snapshot::Snapshot;
 use ulvs::wire::answer::{self, IcmpError};
+use ulvs::wire::options::OptionFault;
 use ulvs::wire::{Layout, Offload, Packet};
 
 use super::case::Side;
@@ -32,6 +35,7 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     let Ok(layout) = Layout::parse(&bytes, false) else {
         return Vec::new();
     };
+    bytes.truncate(layout.end as usize);
     let ip = matches!(frame[12..14], [0x08, 0x00] | [0x86, 0xdd]);
     if !ip || frame[..6] != director_mac(side).0 {
         return Vec::new();
@@ -42,8 +46,22 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     if is_martian(source) || source.is_ipv4() && own(&source) {
         return Vec::new();
     }
-    if own(&target) || shell.is_local_mark(shell.mark_of(side, frame)) {
+    if own(&target) {
         return Vec::new();
+    }
+    if shell.is_local_mark(shell.mark_of(side, frame)) {
+        return answer_for_other(snapshot, side, &packet);
+    }
+    match packet
+        .has_options()
+        .then(|| packet.options_fault())
+        .flatten()
+    {
+        Some(OptionFault::Malformed(at)) => {
+            return complain(snapshot, side, &packet, IcmpError::BadHeader(at));
+        }
+        Some(OptionFault::SourceRoute) => return Vec::new(),
+        None => {}
     }
     if packet.ttl() <= 1 {
         return complain(snapshot, side, &packet, IcmpError::TimeExceeded);
@@ -64,12 +82,43 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     let Some((_, mac)) = neighbours.find(|(address, _)| *address == next_hop) else {
         return Vec::new();
     };
+    if let (true, IpAddr::V4(address)) = (packet.has_options(), snapshot.source_on(port, target)) {
+        packet.stamp_options(address, 0, |asked| own(&asked.into()));
+    }
     packet.decrement_ttl();
     packet.set_macs(*mac, egress.mac);
     vec![Sent {
         side: Side::BOTH[port],
         frame: bytes,
     }]
+}
+
+/// What the host says to what is routed to it, though it is for another address: of IPv4 nothing, since
+/// it has no route from there; of IPv6 what any closed port says.
+fn answer_for_other(snapshot: &Snapshot, side: Side, packet: &Packet<'_>) -> Vec<Sent> {
+    let (body, sound) = (packet.transport(), packet.layout.transport);
+    let header = |at: usize| usize::from(body[at] >> 4) * 4;
+    match packet.layout.protocol {
+        _ if packet.is_v4() || !sound => Vec::new(),
+        6 => {
+            let whole = (20..=body.len()).contains(&header(12)) && packet.transport_sum_holds();
+            let mut frame = Vec::new();
+            answer::tcp_reset(packet, &mut frame);
+            let resets = whole && packet.tcp_flags() & 4 == 0;
+            match resets {
+                true => say(snapshot, side, frame),
+                false => Vec::new(),
+            }
+        }
+        17 if packet.transport_sum_holds() => {
+            complain(snapshot, side, packet, IcmpError::PortUnreachable)
+        }
+        132 if body.len() >= 16 => {
+            let at = answer::protocol_named_at(packet);
+            complain(snapshot, side, packet, IcmpError::ProtocolUnreachable(at))
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// May no packet from outside have this source?
@@ -91,6 +140,25 @@ fn complain(snapshot: &Snapshot, side: Side, packet: &Packet<'_>, error: IcmpErr
     }
     let source = snapshot.source_on(side as usize, packet.source());
     let mut frame = Vec::new();
-    answer::icmp_error(packet, error, source, 0, &mut frame);
+    let mtu = snapshot.ports[side as usize].mtu;
+    answer::icmp_error(packet, error, (source, mtu), 0, &mut frame);
+    say(snapshot, side, frame)
+}
+
+/// Sends what the host says itself: by the route from its source, unlike the director.
+fn say(snapshot: &Snapshot, side: Side, mut frame: Vec<u8>) -> Vec<Sent> {
+    let Ok(layout) = Layout::parse(&frame, false) else {
+        return Vec::new();
+    };
+    let mut packet = Packet::over(&mut frame, layout, Offload::default());
+    let route = snapshot.route_from(packet.source(), packet.target());
+    let found = route.and_then(|(port, next_hop)| {
+        let egress = &snapshot.ports[port];
+        let mut neighbours = egress.neighbours.iter();
+        let (_, mac) = neighbours.find(|(address, _)| *address == next_hop)?;
+        packet.set_macs(*mac, egress.mac);
+        Some(Side::BOTH[port])
+    });
+    let side = found.unwrap_or(side);
     vec![Sent { side, frame }]
 }

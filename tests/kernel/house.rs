@@ -17,6 +17,7 @@ use ulvs::wire::memory::{MemoryFrame, MemoryNic};
 use super::case::Side;
 use super::host;
 use super::net::Net;
+use super::pieces;
 use super::shell::Shell;
 
 /// Whatever is done takes this long.
@@ -46,6 +47,8 @@ pub struct House {
     nics: Vec<MemoryNic>,
     now: Instant,
     clients: u16,
+    /// Fragments that came: where, of which datagram.
+    fragments: Vec<(Side, Vec<u8>, Vec<u8>)>,
     /// Listens to the packets, if somebody wants their stories.
     teller: Option<Teller>,
 }
@@ -97,6 +100,7 @@ impl House {
             nics,
             now,
             clients: 0,
+            fragments: Vec::new(),
             teller: None,
         }
     }
@@ -213,10 +217,35 @@ impl House {
         });
         self.breathe();
         let mut sent = self.take();
-        if self.worker.account().passed != passed {
-            sent.extend(host::receive(&self.snapshot(), &self.shell, side, frame));
+        let count = self.worker.account().passed - passed;
+        let mut by_host = Vec::new();
+        for frame in self.passed(side, frame, count as usize) {
+            by_host.extend(host::receive(&self.snapshot(), &self.shell, side, &frame));
         }
+        sent.extend(pieces::as_routed(by_host));
         sent
+    }
+
+    /// The frames of a datagram that passed with this frame: this one alone, or all its fragments.
+    fn passed(&mut self, side: Side, frame: &[u8], count: usize) -> Vec<Vec<u8>> {
+        let Some(key) = pieces::key(frame) else {
+            return Vec::from_iter((count != 0).then(|| frame.to_vec()));
+        };
+        self.fragments.push((side, key.clone(), frame.to_vec()));
+        if count == 0 {
+            return Vec::new();
+        }
+        let of_it = |(at, other, _): &(Side, Vec<u8>, Vec<u8>)| *at == side && *other == key;
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        self.fragments.retain(|known| {
+            if of_it(known) {
+                frames.push(known.2.clone());
+            }
+            !of_it(known)
+        });
+        let mut frames = frames.split_off(frames.len().saturating_sub(count));
+        frames.sort_by_key(|frame| pieces::offset(frame));
+        frames
     }
 
     /// Breathes until there is nothing more to do.

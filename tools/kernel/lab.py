@@ -22,6 +22,7 @@ SIOCETHTOOL, SIOCGIFFLAGS, IFF_RUNNING = 0x8946, 0x8913, 0x40
 # Offloads by which a frame would look otherwise here than on a wire: SRXCSUM STXCSUM SSG STSO SGSO SGRO.
 OFFLOADS = (0x15, 0x17, 0x19, 0x1F, 0x24, 0x2C)
 SERVERS = range(10, 34)
+CLIENTS = range(2, 10)
 DISOWNED = " FFFF "
 
 NETS = {
@@ -46,6 +47,10 @@ SYSCTLS = {
 
 def mac_server(number):
     return bytes([2, 0, 0, 0, 5, number])
+
+
+def mac_client(number):
+    return bytes([2, 0, 0, 0, 12, number])
 
 
 def number_of(server):
@@ -182,6 +187,10 @@ class Director:
                   "addr add %s/128 dev cl0 nodad" % net["vip6"],
                   "addr add %s1/64 dev rs0 nodad" % net["server6"]]
         gateway, neighbour = MAC_GATEWAY.hex(":"), "neigh replace %s lladdr %s dev %s nud permanent"
+        for number in CLIENTS:
+            mac = mac_client(number).hex(":")
+            lines.append(neighbour % ("%s.%d" % (net["client"], number), mac, "cl0"))
+            lines.append(neighbour % ("%s%x" % (net["client6"], number), mac, "cl0"))
         for address in (net["client"] + ".254", net["client6"] + "fe"):
             lines.append("route add %s via %s dev cl0"
                          % ("::/0" if ":" in address else "default", address))
@@ -222,12 +231,12 @@ class Director:
                     frames.append((side, frame))
         return frames
 
-    def send(self, side, frame):
-        """What came out because of this frame."""
+    def send(self, side, frame, waits=4):
+        """What came out because of this frame, waited for so often."""
         self.sockets[side].send(frame)
         frames = self.drain()
         # Now and then the kernel leaves a frame to its own thread.
-        for _ in range(4):
+        for _ in range(waits):
             if frames:
                 break
             time.sleep(0.002)
