@@ -275,6 +275,9 @@ impl Director {
         index: &mut Index,
         own: &mut Own,
     ) -> Verdict {
+        if stack::lacks_chunk(p, own) {
+            return Verdict::Drop(DropReason::Malformed);
+        }
         let tuple = &prepared.tuple;
         let (admission, direction) = match starts::admit(&self.table, tuple, p, own) {
             Some(admission) => (admission, Direction::Out),
@@ -313,7 +316,7 @@ impl Director {
                 serve::serve(&conn, Direction::Out, segment, p, own)
             }
             Some(admit::Admission::Refused(verdict)) => verdict,
-            _ => stack::answer_stray(p, own),
+            _ => stack::answer(p, own),
         }
     }
 

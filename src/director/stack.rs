@@ -126,15 +126,19 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
 /// A packet that could not be scheduled: the same, but that one of SCTP without a whole chunk is dropped,
 /// since nobody can tell what it wants (`sctp_conn_schedule`).
 pub fn answer_stray<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
-    let packet = &p.packet;
-    if packet.layout.protocol == number::SCTP
-        && (p.mark != 0 || is_ours(own, &packet.target()))
-        && packet.layout.fragment == Fragment::Whole
-        && !(packet.layout.transport && packet.sctp_chunks().is_some())
-    {
+    if lacks_chunk(p, own) {
         return Verdict::Drop(DropReason::Malformed);
     }
     answer(p, own)
+}
+
+/// Is it for us, of SCTP, and without a whole chunk?
+pub fn lacks_chunk<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
+    let packet = &p.packet;
+    packet.layout.protocol == number::SCTP
+        && packet.layout.fragment == Fragment::Whole
+        && !(packet.layout.transport && packet.sctp_chunks().is_some())
+        && (p.mark != 0 || is_ours(own, &packet.target()))
 }
 
 /// Does it come from an address that nobody outside can have? What the kernel's routing drops before

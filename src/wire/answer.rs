@@ -153,7 +153,7 @@ pub fn icmp_error(
 /// Builds the answer to an echo request: the same body back, from the address that was asked.
 pub fn echo_reply(packet: &Packet<'_>, ident: u16, out: &mut Vec<u8>) {
     let kind = packet.layout.kind;
-    let tos = packet.traffic_class();
+    let tos = traffic_class(packet);
     let header = Header {
         source: packet.target(),
         target: packet.source(),
@@ -199,7 +199,7 @@ pub fn tcp_reset(packet: &Packet<'_>, out: &mut Vec<u8>) {
     let header = Header {
         source: packet.target(),
         target: packet.source(),
-        tos: packet.traffic_class() & !ECN,
+        tos: traffic_class(packet) & !ECN,
         ident: 0,
         dont_fragment: true,
     };
@@ -219,6 +219,15 @@ pub fn tcp_reset(packet: &Packet<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&ack.to_be_bytes());
     out.extend_from_slice(&[0x50, answer, 0, 0, 0, 0, 0, 0]);
     finish(out, at, 16, &header, number::TCP, true);
+}
+
+/// The type of service of IPv4, the traffic class of IPv6.
+fn traffic_class(packet: &Packet<'_>) -> u8 {
+    let ip = packet.ip();
+    match packet.layout.kind {
+        Kind::V6 => ip[0] << 4 | ip[1] >> 4,
+        _ => ip[1],
+    }
 }
 
 fn icmp_number(kind: Kind) -> u8 {

@@ -191,10 +191,10 @@ fn carried_headers(frame: &[u8], l3: usize, end: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Layout;
-    use super::super::offload::Offload;
     use super::*;
+    use crate::wire::Layout;
     use crate::wire::encap::{Envelope, Outer};
+    use crate::wire::offload::Offload;
 
     /// An IPv4 packet with `len` bytes behind its header.
     fn packet(len: usize) -> Vec<u8> {

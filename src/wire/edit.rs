@@ -240,6 +240,8 @@ impl Packet<'_> {
             // What is behind the datagram's own length is not part of it (RFC 768).
             let len = usize::from(u16::from_be_bytes([len[0], len[1]]));
             match body.get(..len) {
+                // A jumbogram's length does not fit (RFC 2675 section 4).
+                _ if len == 0 && self.layout.kind == Kind::V6 => {}
                 Some(whole) if len >= 8 => body = whole,
                 _ => return false,
             }

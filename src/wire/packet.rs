@@ -489,15 +489,6 @@ impl<'a> Packet<'a> {
         &self.bytes[self.l4()..self.end()]
     }
 
-    /// The type of service of IPv4, the traffic class of IPv6.
-    pub fn traffic_class(&self) -> u8 {
-        let ip = self.ip();
-        match self.layout.kind {
-            Kind::V6 => ip[0] << 4 | ip[1] >> 4,
-            _ => ip[1],
-        }
-    }
-
     /// Length of the IP packet in bytes; what counters count.
     pub fn ip_len(&self) -> usize {
         self.layout.end as usize - usize::from(self.layout.l3)

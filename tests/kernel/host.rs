@@ -21,6 +21,7 @@ use std::net::IpAddr;
 
 use ulvs::director::snapshot::Snapshot;
 use ulvs::wire::answer::{self, IcmpError};
+use ulvs::wire::cut::Cut;
 use ulvs::wire::options::OptionFault;
 use ulvs::wire::{Layout, Offload, Packet};
 
@@ -87,10 +88,27 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     }
     packet.decrement_ttl();
     packet.set_macs(*mac, egress.mac);
-    vec![Sent {
-        side: Side::BOTH[port],
-        frame: bytes,
-    }]
+    let side = Side::BOTH[port];
+    let frames = match packet.ip_len() > egress.mtu as usize {
+        true => cut(&packet, egress.mtu as usize),
+        false => vec![bytes],
+    };
+    frames
+        .into_iter()
+        .map(|frame| Sent { side, frame })
+        .collect()
+}
+
+fn cut(packet: &Packet<'_>, mtu: usize) -> Vec<Vec<u8>> {
+    let Some(cut) = Cut::new(packet, mtu, &[], 0) else {
+        return Vec::new();
+    };
+    let pieces = cut.ranges().map(|range| {
+        let mut piece = Vec::new();
+        cut.write(range, &mut piece);
+        piece
+    });
+    pieces.collect()
 }
 
 /// What the host says to what is routed to it, though it is for another address: of IPv4 nothing, since
