@@ -4,6 +4,8 @@
 
 #[path = "lab/flood.rs"]
 mod flood;
+#[path = "lab/words.rs"]
+mod words;
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -90,7 +90,7 @@ fn become_program(args: &ExecArgs) -> (u8, String) {
     (CANNOT, format!("{}: {error}", program.display()))
 }
 
-/// Where a shell would find it.
+/// Where a shell would find it. A link to ulvs itself is none: that needs no library.
 fn find(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     if name.as_bytes().contains(&b'/') {
         let program = PathBuf::from(name);
@@ -98,7 +98,11 @@ fn find(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
     }
     let folders = std::env::split_paths(path?);
     let mut places = folders.map(|folder| folder.join(name));
-    places.find(|place| fs::metadata(place).is_ok_and(|meta| meta.mode() & 0o111 != 0))
+    let own = std::env::current_exe().and_then(fs::canonicalize).ok();
+    places.find(|place| {
+        let runs = fs::metadata(place).is_ok_and(|meta| meta.mode() & 0o111 != 0);
+        runs && (own.is_none() || fs::canonicalize(place).ok() != own)
+    })
 }
 
 /// The library: as given, else beside this program, else where an installation puts it.

@@ -1,8 +1,10 @@
 //! The way into a lab that is up: a command in one of its hosts, and a page fetched from there.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::Command;
 
 use super::{cleanup, host, netns};
@@ -13,6 +15,13 @@ pub const LAB_VARIABLE: &str = "ULVS_LAB";
 pub const CONTROL_VARIABLE: &str = "ULVS_CONTROL";
 /// Set for commands that `exec` starts: the inode of the machine's own network.
 pub const MACHINE_VARIABLE: &str = "ULVS_LAB_MACHINE";
+
+/// The host where the director runs.
+const DIRECTOR: &str = "director";
+/// Folder of a lab with links to this program.
+const LINKS: &str = "bin";
+/// The names of the links.
+const NAMES: [&str; 4] = ["ulvs", "ipvsadm", "ipvsadm-save", "ipvsadm-restore"];
 
 /// Runs a command in a host of a lab that is up, and gives back its exit status as a shell tells
 /// it. The command ends when the lab does.
@@ -40,6 +49,10 @@ pub fn run(lab: Option<&str>, host: &str, command: &[String]) -> io::Result<i32>
     let words = command.split_first();
     let (program, arguments) = words.ok_or_else(|| io::Error::other("exec needs a command"))?;
     let here = std::env::current_dir()?;
+    let path = match host {
+        DIRECTOR => Some(path_with_links(&found.folder.join(LINKS))?),
+        _ => None,
+    };
     netns::enter_host(keeper.pid, entry.descriptors, record.machine_net)?;
     // The new mount namespace has put us into its root folder.
     let _ = std::env::set_current_dir(here);
@@ -48,6 +61,9 @@ pub fn run(lab: Option<&str>, host: &str, command: &[String]) -> io::Result<i32>
     command.env(LAB_VARIABLE, &record.name);
     command.env(MACHINE_VARIABLE, record.machine_net.to_string());
     command.env(CONTROL_VARIABLE, found.folder.join(super::CONTROL));
+    if let Some(path) = path {
+        command.env("PATH", path);
+    }
     // SAFETY: the closure makes one system call.
     unsafe { command.pre_exec(|| netns::die_with_parent(true)) };
     leave_signals_to_child();
@@ -59,6 +75,22 @@ pub fn run(lab: Option<&str>, host: &str, command: &[String]) -> io::Result<i32>
     Ok(status
         .code()
         .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
+
+/// The folder with this program under the names that drive a director, before all others: there the words
+/// of anybody's notes work as they stand.
+fn path_with_links(folder: &Path) -> io::Result<OsString> {
+    let program = std::env::current_exe()?;
+    std::fs::create_dir_all(folder)?;
+    for name in NAMES {
+        match std::os::unix::fs::symlink(&program, folder.join(name)) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(folder.to_path_buf()).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).map_err(io::Error::other)
 }
 
 /// Fetches a page from within a host of a lab; only where `exec` has brought us.
