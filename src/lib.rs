@@ -2,7 +2,7 @@
 //!
 //! Two pure hearts and one body. Floor A (`wire` `lvs` `sched` `conn` `forward` `director`) decides
 //! where each frame goes; floor B (`config` `control`) decides what the services are; floor C (`nic`
-//! `daemon` `cli` `lab`) moves bytes and time into the hearts and carries their answers out. Which
+//! `daemon` `web` `cli` `lab`) moves bytes and time into the hearts and carries their answers out. Which
 //! room may use which is written in `docs/architecture.md`, section 4, and checked by `tests/tidy.rs`.
 //!
 //! Start reading at [`director`]: `Director::handle_frame` tells the life of a packet on one screen.
@@ -25,6 +25,7 @@ pub mod sched;
 pub mod sim;
 pub mod stats;
 pub mod time;
+pub mod web;
 pub mod wire;
 
 /// Blocks of 128 bytes that begin at multiples of 128: an entry of the connection table then fills two

@@ -9,7 +9,7 @@ use ulvs::cli::adm::{self, Extra, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
 use ulvs::cli::{apply, client, exec, lab, proc, run, sim, trace, tune};
-use ulvs::daemon;
+use ulvs::{daemon, web};
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -37,6 +37,7 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Diff(args) => print(&apply::run_diff(&args, &SystemNames::load())),
             Program::Exec(args) => exec::run(&args),
             Program::Trace(args) => trace::run(&args),
+            Program::Openapi => openapi(),
             Program::Sim(args) => sim::run(&args),
             Program::Adm { words } => ipvsadm(&words),
             Program::Proc { file } => print(&proc::run(file.as_deref())),
@@ -44,6 +45,15 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Lab { words } => lab::run(words),
         },
     }
+}
+
+fn openapi() -> ExitCode {
+    let text = serde_json::to_string_pretty(&web::document());
+    let stdout = text.expect("a document has string keys only") + "\n";
+    print(&Outcome {
+        stdout,
+        ..Outcome::default()
+    })
 }
 
 fn ipvsadm(words: &[String]) -> ExitCode {

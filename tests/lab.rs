@@ -2,6 +2,8 @@
 //! happens in between. Every test has a folder of its own for its labs, and finds the processes it
 //! started by that folder's name in their environment.
 
+#[path = "lab/api.rs"]
+mod api;
 #[path = "lab/flood.rs"]
 mod flood;
 #[path = "lab/words.rs"]

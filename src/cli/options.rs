@@ -51,6 +51,8 @@ pub enum Program {
         /// NAME to read one, NAME=VALUE to set it; without any, all are listed
         words: Vec<String>,
     },
+    /// Print the control API as an OpenAPI 3.1 document; docs/api.md shows it with curl.
+    Openapi,
     /// Play a director on a simulated network, led by chance, and watch that its laws hold.
     Sim(SimArgs),
     /// Make whole networks in namespaces and try a director in them; `ulvs lab -h` tells more.

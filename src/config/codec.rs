@@ -94,14 +94,59 @@ fn decode<T: DeserializeOwned>(line: &[u8], max: usize) -> Result<T, CodecError>
 }
 
 fn malformed(line: &[u8], error: &serde_json::Error) -> CodecError {
+    let Place {
+        column, what, near, ..
+    } = place(line, error);
+    CodecError::Malformed { column, what, near }
+}
+
+/// Where a text is wrong, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Which line, counted from 1.
+    pub line: usize,
+    /// Which byte of it, counted from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub what: String,
+    /// The text from there on, cut; never across the line's end.
+    pub near: String,
+}
+
+/// Where `bytes` are not the JSON that was to come.
+pub fn place(bytes: &[u8], error: &serde_json::Error) -> Place {
     let text = error.to_string();
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let at = error.column().saturating_sub(1).min(line.len());
-    let rest = String::from_utf8_lossy(&line[at..]);
-    CodecError::Malformed {
+    let shown = format!(" at line {} column {}", error.line(), error.column());
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let before: usize = lines
+        .take(error.line().saturating_sub(1))
+        .map(<[u8]>::len)
+        .sum();
+    let at = before + error.column().saturating_sub(1);
+    Place {
+        line: error.line(),
         column: error.column(),
-        what: text.trim_end_matches(place.as_str()).to_string(),
-        near: rest.trim_end().chars().take(SHOWN_CHARS).collect(),
+        ..place_of(bytes, at, text.trim_end_matches(shown.as_str()))
+    }
+}
+
+/// The place of the byte `at`.
+pub fn place_of(bytes: &[u8], at: usize, what: &str) -> Place {
+    let at = at.min(bytes.len());
+    let before = &bytes[..at];
+    let start = before.iter().rposition(|byte| *byte == b'\n');
+    let rest = bytes[at..].split(|byte| *byte == b'\n').next();
+    // Four bytes to a character at most.
+    let rest = rest.map_or(&[][..], |rest| &rest[..rest.len().min(4 * SHOWN_CHARS)]);
+    Place {
+        line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
+        column: at - start.map_or(0, |newline| newline + 1) + 1,
+        what: what.to_string(),
+        near: String::from_utf8_lossy(rest)
+            .trim_end()
+            .chars()
+            .take(SHOWN_CHARS)
+            .collect(),
     }
 }
 

@@ -450,4 +450,22 @@ pub struct StatusRow {
     pub connections: u64,
     /// Most there may be.
     pub connections_max: u64,
+    /// What came to the control socket; it counts for itself.
+    #[serde(default)]
+    pub control: ControlRow,
+}
+
+/// What came to the control socket since the daemon's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ControlRow {
+    /// Connections.
+    pub connections: u64,
+    /// Those of them that spoke HTTP.
+    pub http: u64,
+    /// Those that were turned away: there was no room, or the peer had no right.
+    pub turned_away: u64,
+    /// Requests that could not be read, were too long, or asked for what there is not.
+    pub bad_requests: u64,
+    /// Connections cut off because nothing was sent or taken for too long.
+    pub hung: u64,
 }

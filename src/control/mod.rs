@@ -28,6 +28,8 @@ use std::sync::atomic::Ordering::Relaxed;
 pub use controller::Controller;
 pub use event::{ClientId, Input, Output};
 
+pub use crate::sched::NAMES as SCHEDULERS;
+
 use crate::config::command::{AccountRow, State, StatusRow};
 use crate::config::{Listing, Query, Refusal, Reply, Request};
 use crate::conn::ConnTable;
@@ -458,6 +460,7 @@ impl ControlPlane {
             table_size: self.setup.table_size,
             connections: self.setup.table.len() as u64,
             connections_max: u64::from(self.setup.limits.conn_entries_max),
+            ..StatusRow::default()
         }
     }
 

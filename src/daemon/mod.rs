@@ -3,8 +3,10 @@
 //! what comes out of it is done here. It decides nothing about services or packets.
 
 mod clock;
+mod door;
 mod kernel;
 mod netlink;
+mod patient;
 mod signal;
 mod socket;
 mod start;
@@ -28,10 +30,10 @@ use crate::config::rules::words_of;
 use crate::config::{Command, Config, Query, Reply, Request};
 use crate::control::{ClientId, ControlPlane, Input, Output};
 use crate::director::message::Report;
+use door::Asked;
 use kernel::KernelOff;
 use netlink::{LinkState, Links, Seen, Wanted};
 use signal::{Signals, Wish};
-use socket::Asked;
 use threads::{Crew, News};
 
 /// The daemon itself, as a client of its own control plane.
