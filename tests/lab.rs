@@ -538,6 +538,70 @@ fn a_download_through_the_director_is_what_the_server_sent() {
     place.assert_empty();
 }
 
+/// A program of the director's own is a real server: it gets packets as they came, or rewritten, and is
+/// seen as the VIP.
+#[test]
+fn the_directors_own_programs_are_real_servers() {
+    if let Err(error) = File::options().read(true).write(true).open("/dev/net/tun") {
+        return println!("skipped: the director as a real server: /dev/net/tun: {error}");
+    }
+    let place = Place::new();
+    let program = place.program.to_str().unwrap();
+    for way in [&[][..], &["--nic", "mmsg", "--workers", "2"]] {
+        let lab = ["nat", "--requests", "1", "--keep", "--local-node"];
+        place.fine(&[&lab, way].concat());
+        let mut servers = Vec::new();
+        let adm = |words: &str| {
+            let exec = ["exec", "director", "--", program, "adm"];
+            let words: Vec<&str> = words.split(' ').collect();
+            place.fine(&[&exec[..], &words].concat())
+        };
+        for (port, real, method) in [
+            (81, "127.0.0.1:81", "-g"),
+            (82, "1.2.3.1:82", "-i"),
+            (83, "192.168.1.254:8083", "-m"),
+        ] {
+            adm(&format!("-A -t 1.2.3.1:{port} -s rr"));
+            adm(&format!("-a -t 1.2.3.1:{port} -r {real} {method}"));
+            let listen = real.rsplit(':').next().unwrap();
+            let serve = ["exec", "director", "--", program, "lab", "serve", listen];
+            let mut server = place.command(&serve).spawn().unwrap();
+            let mut said = [0; 8];
+            let out = server.stdout.as_mut().unwrap();
+            out.read_exact(&mut said).unwrap();
+            assert_eq!(&said, b"serving\n");
+            let fetch = |path: &str| {
+                let vip = format!("1.2.3.1:{port}");
+                let words = ["exec", "client", "--", program, "lab", "fetch", &vip, path];
+                place.lab(&words).stdout
+            };
+            let page = String::from_utf8(fetch("/")).unwrap();
+            assert_eq!(page, "guest ::ffff:1.2.3.100\n", "{real} {method}");
+            assert_eq!(
+                fetch("/bytes/10000000").len(),
+                10_000_000,
+                "{real} {method}"
+            );
+            servers.push(server);
+            adm(&format!("-D -t 1.2.3.1:{port}"));
+        }
+        // Nothing is left in the kernel of what is served no more.
+        let held = place.fine(&["exec", "director", "--", "cat", "/proc/net/fib_trie"]);
+        assert!(
+            !held.contains("1.2.3.1\n") && !held.contains("192.168.1.254"),
+            "{held}"
+        );
+        place.fine(&["down"]);
+        for mut server in servers {
+            assert!(
+                wait(&mut server, PATIENCE).is_some(),
+                "it ends with its lab"
+            );
+        }
+        place.assert_empty();
+    }
+}
+
 #[test]
 fn an_ordinary_user_has_labs_too() {
     let Some(place) = Place::of_an_ordinary_user() else {

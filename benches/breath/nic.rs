@@ -85,6 +85,7 @@ pub fn port(
         mac: Mac(mac),
         mtu: 1500,
         raw_ip: false,
+        kernel: false,
         addresses: vec![],
         routes,
         routes_from: vec![],

@@ -58,6 +58,9 @@ pub struct DirectorSettings {
     pub pin: bool,
     /// Name of the TUN device, for `NicKind::Tun`.
     pub tun: String,
+    /// Make a way to programs of this machine, for real servers that are the director itself; if nothing
+    /// is said, when there is such a real server at the start.
+    pub local_node: Option<bool>,
 }
 
 impl Default for DirectorSettings {
@@ -69,6 +72,7 @@ impl Default for DirectorSettings {
             keep_kernel_off: KeepKernelOff::Auto,
             pin: true,
             tun: "ulvs0".to_string(),
+            local_node: None,
         }
     }
 }
@@ -227,7 +231,15 @@ const TOP_KEYS: &[&str] = &[
     "tunables",
     "limits",
 ];
-const DIRECTOR_KEYS: &[&str] = &["nic", "workers", "control", "keep_kernel_off", "pin", "tun"];
+const DIRECTOR_KEYS: &[&str] = &[
+    "nic",
+    "workers",
+    "control",
+    "keep_kernel_off",
+    "pin",
+    "tun",
+    "local_node",
+];
 const PORT_KEYS: &[&str] = &["interface", "side", "addresses", "routes", "neighbours"];
 const TIMEOUT_KEYS: &[&str] = &["tcp", "tcpfin", "udp"];
 
@@ -302,6 +314,7 @@ fn director(top: &Section<'_>, problems: &mut Problems) -> DirectorSettings {
         check_interface(&name, problems);
         settings.tun = name.text.to_string();
     }
+    settings.local_node = section.boolean("local_node", problems);
     settings
 }
 

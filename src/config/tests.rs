@@ -26,6 +26,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.director.workers, 1);
     assert_eq!(config.director.keep_kernel_off, KeepKernelOff::Auto);
     assert!(config.director.pin);
+    assert_eq!(config.director.local_node, None);
     assert_eq!(config.timeouts, Timeouts::default());
     let vip = ServiceKey::tcp(ip("1.2.3.1"), 80);
     let weights: Vec<i32> = config.services[1..]
@@ -55,6 +56,7 @@ fn every_key_arrives() {
     assert_eq!(config.director.keep_kernel_off, KeepKernelOff::Nft);
     assert_eq!(config.director.tun, "ulvs1");
     assert!(!config.director.pin);
+    assert_eq!(config.director.local_node, Some(false));
     let port = &config.ports[0];
     assert_eq!((port.interface.as_str(), port.side), ("eth0", Side::Public));
     let cidr = |address, prefix| Cidr {

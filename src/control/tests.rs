@@ -188,6 +188,7 @@ pub(super) fn port(name: &str, side: Side, address: &str) -> Port {
         mac: "02:00:00:00:00:01".parse().expect("MAC"),
         mtu: 1500,
         raw_ip: false,
+        kernel: false,
         addresses: vec![(ip(address), 24)],
         routes: Vec::new(),
         routes_from: Vec::new(),

@@ -36,7 +36,8 @@ impl KernelOff {
             KeepKernelOff::Tc => KeepOff::Tc,
             KeepKernelOff::None => KeepOff::None,
         };
-        let ports = snapshot.ports.iter().map(|port| QuietPort {
+        let outside = snapshot.ports.iter().filter(|port| !port.kernel);
+        let ports = outside.map(|port| QuietPort {
             name: port.name.clone(),
             side: side_of(port),
         });
@@ -44,6 +45,12 @@ impl KernelOff {
         let quiet = Quiet::install(keep_off, &ports, &rules(snapshot));
         let quiet = quiet.map_err(|error| RunError(error.to_string()))?;
         Ok(KernelOff(Some(quiet)))
+    }
+
+    /// Is it kept off by a filter, whatever it holds?
+    pub fn by_filter(&self) -> bool {
+        let quiet = self.0.as_ref();
+        quiet.is_some_and(|quiet| quiet.keep_off() != KeepOff::None)
     }
 
     /// For interfaces that the kernel does not see.
@@ -70,7 +77,7 @@ fn look_first(kind: NicKind, snapshot: &Snapshot) {
         NicKind::Mmsg => Backend::Mmsg,
         NicKind::Tun => Backend::Tun,
     };
-    let ports = snapshot.ports.iter();
+    let ports = snapshot.ports.iter().filter(|port| !port.kernel);
     let options: Vec<OpenOptions> = ports
         .map(|port| OpenOptions::new(&port.name, side_of(port)))
         .collect();

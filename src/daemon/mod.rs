@@ -5,6 +5,7 @@
 mod clock;
 mod door;
 mod kernel;
+mod local;
 mod netlink;
 mod patient;
 mod signal;
@@ -32,6 +33,7 @@ use crate::control::{ClientId, ControlPlane, Input, Output};
 use crate::director::message::Report;
 use door::Asked;
 use kernel::KernelOff;
+use local::LocalNode;
 use netlink::{LinkState, Links, Seen, Wanted};
 use signal::{Signals, Wish};
 use threads::{Crew, News};
@@ -106,6 +108,7 @@ struct Daemon {
     stopped: bool,
     /// Behind the workers: they have ended when the kernel gets its frames back.
     kernel_off: KernelOff,
+    local_node: LocalNode,
     /// Last, so that the socket goes when everything else is gone.
     _socket: socket::SocketFile,
 }
@@ -118,6 +121,7 @@ impl Daemon {
         let links = Links::new().map_err(|error| failed("ask the kernel for its links", &error))?;
         let built = start::build(config, &links).await?;
         let kernel_off = KernelOff::begin(config, &built.plane.snapshot())?;
+        let local_node = LocalNode::begin(built.local, &kernel_off)?;
         let pin = config.director.pin;
         let crew = Crew::start(built.workers, pin, options.busy_poll);
         Ok(Daemon {
@@ -134,6 +138,7 @@ impl Daemon {
             stopping: false,
             stopped: false,
             kernel_off,
+            local_node,
             _socket: socket,
         })
     }
@@ -227,10 +232,17 @@ impl Daemon {
                         let _ = answer.send(reply);
                     }
                 }
-                Output::Changed => self.kernel_off.follow(&self.plane.snapshot()),
+                Output::Changed => self.follow(),
                 Output::Stopped => self.stopped = true,
             }
         }
+    }
+
+    /// What the kernel must be told of a change. Before it holds an address for us, it is kept off that.
+    fn follow(&mut self) {
+        let snapshot = self.plane.snapshot();
+        self.kernel_off.follow(&snapshot);
+        self.local_node.follow(&snapshot);
     }
 
     /// The answers to what the daemon itself asked at the start: first the services, then, when they
@@ -318,7 +330,7 @@ impl Daemon {
         if ports != before {
             self.handle(Input::PortsChanged(ports));
         }
-        self.kernel_off.follow(&self.plane.snapshot());
+        self.follow();
         self.crew.wake_all();
     }
 
@@ -343,6 +355,9 @@ impl Daemon {
 
 fn tell_of_change(old: &Seen, new: &Seen) {
     let name = &new.port.name;
+    if new.port.kernel && new.state != LinkState::Gone {
+        return;
+    }
     match (old.state, new.state) {
         (old, new) if old == new => {}
         (_, LinkState::Up) => say(&format!("{name} is up again")),

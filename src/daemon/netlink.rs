@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
-use crate::director::snapshot::{Port, Side, SourceRoute};
+use crate::director::snapshot::{KERNEL_HOP, Port, Side, SourceRoute};
 use crate::lvs::Link;
 use crate::wire::Mac;
 
@@ -39,6 +39,8 @@ pub struct Wanted {
     pub side: Side,
     /// It has no Ethernet header: a TUN device.
     pub raw_ip: bool,
+    /// It leads to this machine's own kernel. Whatever that holds on its end is not the director's.
+    pub kernel: bool,
     /// The director's own addresses on it; if there are none, those that the kernel holds.
     pub addresses: Vec<(IpAddr, u8)>,
     /// Routes beside those of the addresses and of the kernel.
@@ -235,6 +237,15 @@ impl Tables {
     fn port(&self, wanted: &Wanted, link: &LinkMessage) -> Port {
         let index = link.header.index;
         let held = || self.addresses.get(&index).cloned().unwrap_or_default();
+        if wanted.kernel {
+            let mac = mac_of(link);
+            return Port {
+                mac,
+                mtu: mtu_of(link),
+                neighbours: vec![(KERNEL_HOP, mac)],
+                ..bare_port(wanted)
+            };
+        }
         let addresses = match wanted.addresses.is_empty() {
             true => held(),
             false => wanted.addresses.clone(),
@@ -246,6 +257,7 @@ impl Tables {
             mac: mac_of(link),
             mtu: mtu_of(link),
             raw_ip: wanted.raw_ip,
+            kernel: false,
             routes: self.routes_of(index, wanted, &addresses),
             addresses,
             routes_from: wanted.routes_from.clone(),
@@ -357,21 +369,26 @@ impl Tables {
 }
 
 fn gone(wanted: &Wanted, before: Option<&Port>) -> Seen {
-    let never = || Port {
+    Seen {
+        port: before.cloned().unwrap_or_else(|| bare_port(wanted)),
+        state: LinkState::Gone,
+        index: 0,
+    }
+}
+
+/// A port of which nothing is known but what is wanted.
+fn bare_port(wanted: &Wanted) -> Port {
+    Port {
         name: wanted.name.clone(),
         side: wanted.side,
         mac: Mac::default(),
         mtu: 0,
         raw_ip: wanted.raw_ip,
+        kernel: wanted.kernel,
         addresses: wanted.addresses.clone(),
         routes: Vec::new(),
         routes_from: Vec::new(),
         neighbours: Vec::new(),
-    };
-    Seen {
-        port: before.cloned().unwrap_or_else(never),
-        state: LinkState::Gone,
-        index: 0,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::clock;
+use super::local;
 use super::netlink::{LinkState, Links, Seen, Wanted};
 use super::say;
 use super::{RunError, SELF};
@@ -15,7 +16,7 @@ use crate::control::{ControlPlane, Controller, Input, Setup, TABLE_SIZE};
 use crate::director::neigh::Neighbours;
 use crate::director::snapshot::{Port, Side, SourceRoute};
 use crate::director::worker::{Worker, WorkerSetup};
-use crate::nic::{self, Backend, Halves, OpenOptions};
+use crate::nic::{self, Backend, Halves, LocalLink, OpenOptions};
 use crate::wire::Mac;
 
 /// Everything that runs, before it runs.
@@ -24,6 +25,8 @@ pub(super) struct Built {
     pub workers: Vec<Worker>,
     pub wanted: Vec<Wanted>,
     pub seen: Vec<Seen>,
+    /// The kernel's end of the way to programs of this machine.
+    pub local: Option<LocalLink>,
 }
 
 /// Would the director take this configuration? Applies nothing, opens nothing.
@@ -44,8 +47,9 @@ pub fn check(config: &Config) -> Result<(), RunError> {
 /// Opens and builds everything; the services are asked for, but not yet in force.
 pub(super) async fn build(config: &Config, links: &Links) -> Result<Built, RunError> {
     check(config)?;
-    let wanted = wanted(config);
-    let halves = open(config, &wanted)?;
+    let mut wanted = wanted(config);
+    let mut halves = open(config, &wanted)?;
+    let local = local::open(config, &mut wanted, &mut halves)?;
     let seen = links.read(&wanted, &[]).await.map_err(RunError)?;
     seen.iter().for_each(tell_of);
     let ports: Vec<Port> = seen.iter().map(|seen| seen.port.clone()).collect();
@@ -84,6 +88,7 @@ pub(super) async fn build(config: &Config, links: &Links) -> Result<Built, RunEr
         workers,
         wanted,
         seen,
+        local,
     })
 }
 
@@ -133,6 +138,7 @@ fn wanted_port(port: &PortSpec, raw_ip: bool) -> Wanted {
             ConfigSide::Private => Side::Private,
         },
         raw_ip,
+        kernel: false,
         addresses: addresses.map(|own| (own.address, own.prefix)).collect(),
         routes: routes
             .map(|route| (route.to.address, route.to.prefix, route.via))
@@ -175,6 +181,9 @@ fn open(config: &Config, wanted: &[Wanted]) -> Result<Vec<Vec<Halves>>, RunError
 /// What a person should know of an interface before frames flow.
 fn tell_of(seen: &Seen) {
     let name = &seen.port.name;
+    if seen.port.kernel {
+        return;
+    }
     if seen.state != LinkState::Up {
         say(&format!("{name} is down; its frames flow once it is up"));
     }

@@ -463,6 +463,7 @@ fn a_worker_that_panics_ends_the_daemon_in_order_and_with_its_words() {
                 stopping: false,
                 stopped: false,
                 kernel_off: KernelOff::nothing(),
+                local_node: LocalNode::nothing(),
                 _socket: socket,
             };
             bench
@@ -509,6 +510,7 @@ fn links_are_read_as_the_kernel_has_them_and_changes_are_heard() {
             name: "eth0".to_string(),
             side: crate::director::snapshot::Side::Public,
             raw_ip: false,
+            kernel: false,
             addresses,
             routes: Vec::new(),
             routes_from: Vec::new(),

@@ -372,6 +372,7 @@ pub(super) mod tests {
                 mac: Mac([2, 0, 0, 0, 0, 1]),
                 mtu: 1500,
                 raw_ip: false,
+                kernel: false,
                 addresses: Vec::new(),
                 routes: Vec::new(),
                 routes_from: Vec::new(),

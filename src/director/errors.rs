@@ -6,7 +6,7 @@ use super::admit::{self, Admission};
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::verdict::{DropReason, Verdict};
-use super::{Director, Passage, masq, serve, stack, tunnel};
+use super::{Director, Passage, local, masq, serve, stack, tunnel};
 use crate::conn::{Conn, Direction};
 use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
@@ -116,8 +116,11 @@ fn follow<P: Probe>(
     if looked_at && !p.packet.icmp_sum_holds() {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    if outward && !conn.method().is_nat() || !outward && conn.method() == ForwardMethod::Local {
-        return Verdict::Pass;
+    if outward && !conn.method().is_nat() {
+        return local::leave(p, own).unwrap_or(Verdict::Pass);
+    }
+    if !outward && conn.method() == ForwardMethod::Local {
+        return local::hand_over(p, own).unwrap_or(Verdict::Pass);
     }
     if p.packet.has_options()
         && let Some(verdict) = stack::heed_options(conn.virt().address, direction, p, own)
@@ -136,7 +139,12 @@ fn follow<P: Probe>(
     }
     serve::count(conn, direction, p.packet.ip_len(), own.worker);
     let next = match conn.method() {
-        _ if serve::is_local(conn) => return Verdict::Drop(DropReason::Unwanted),
+        _ if serve::is_local(conn) => {
+            if conn.method().is_nat() {
+                rewrite(conn, direction, quote, p);
+            }
+            return local::hand_over(p, own).unwrap_or(Verdict::Drop(DropReason::Unwanted));
+        }
         ForwardMethod::Tunnel => return tunnel::carry(conn, p, own),
         ForwardMethod::Bypass => p.packet.target(),
         _ => conn.real().address,

@@ -96,7 +96,8 @@ pub fn serve<P: Probe>(
     let outward = direction == Direction::Out;
     // A server of LVS-DR or LVS-TUN answers as the VIP. Routing drops what comes from outside under an
     // IPv4 address of the host itself before IPVS sees it (`fib_validate_source`).
-    if outward && !conn.method().is_nat() && is_own(p.packet.source(), own) {
+    let not_nat = outward && !conn.method().is_nat();
+    if not_nat && is_own(p.packet.source(), own) && own.snapshot.kernel_port() != Some(p.ingress) {
         return Verdict::Pass;
     }
     if p.packet.has_options()
@@ -220,7 +221,7 @@ pub(super) fn carry<P: Probe>(
                 Err(verdict) => verdict,
             };
         }
-        (Direction::Out, _) => return Verdict::Pass,
+        (Direction::Out, _) => return local::leave(p, own).unwrap_or(Verdict::Pass),
         (_, ForwardMethod::Bypass) if stack::is_ours(own, &p.packet.target()) => {
             return Verdict::Drop(DropReason::Unwanted);
         }
@@ -257,7 +258,7 @@ fn carry_back<P: Probe>(
 
 /// Changes what the connection says is to be changed. A verdict if the packet ends here.
 #[inline(always)]
-fn rewrite<P: Probe>(
+pub(super) fn rewrite<P: Probe>(
     conn: &Arc<Conn>,
     direction: Direction,
     p: &mut Passage<'_, '_, P>,

@@ -57,6 +57,9 @@ pub struct Port {
     pub mtu: u32,
     /// No Ethernet: the kernel routes (TUN).
     pub raw_ip: bool,
+    /// Its other end is this machine's own kernel, which has the same MAC address: what goes to a real
+    /// server that is the director itself leaves by it (`KERNEL_HOP`), and the answers come in by it.
+    pub kernel: bool,
     /// Addresses that the director itself owns and answers ARP for on this port, beside the VIPs: the
     /// floating gateway, for instance. The first of a family is the source of our ICMP errors.
     pub addresses: Vec<(IpAddr, u8)>,
@@ -67,6 +70,10 @@ pub struct Port {
     /// Neighbours that need not be asked.
     pub neighbours: Vec<(IpAddr, Mac)>,
 }
+
+/// The next hop on the port whose other end is this machine's own kernel, whatever the target: the
+/// port's `neighbours` have its MAC address.
+pub const KERNEL_HOP: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// A route that only packets from certain addresses take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +128,7 @@ pub struct Snapshot {
     pools: Pools,
     ftp_ports: Vec<u16>,
     serves: [bool; 2],
+    kernel_port: Option<usize>,
     has_ftp: bool,
     has_port_zero: bool,
 }
@@ -267,6 +275,7 @@ impl Snapshot {
         Snapshot {
             routes: routes_of(&parts.ports),
             routes_from: routes_from_of(&parts.ports),
+            kernel_port: parts.ports.iter().position(|port| port.kernel),
             id: parts.id,
             role: parts.role,
             services: parts.services,
@@ -439,6 +448,11 @@ impl Snapshot {
     /// Is it an address the director owns on some port (not a VIP)? Which port?
     pub fn own_port(&self, address: &IpAddr) -> Option<usize> {
         self.own.get(address).copied()
+    }
+
+    /// The port whose other end is this machine's own kernel.
+    pub fn kernel_port(&self) -> Option<usize> {
+        self.kernel_port
     }
 
     /// The address from which we speak on `port` to somebody of `other`'s family: the port's own, else

@@ -8,7 +8,7 @@ use super::probe::{Probe, Step};
 use super::resolve::LinkHeader;
 use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
-use super::{Passage, fragments, resolve};
+use super::{Passage, fragments, local, resolve};
 use crate::conn::Direction;
 use crate::lvs::{Endpoint, Protocol};
 use crate::time::Instant;
@@ -87,6 +87,9 @@ pub(super) fn is_ours(own: &Own, address: &IpAddr) -> bool {
 /// A packet that no connection and no service took.
 pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     if !is_ours(own, &p.packet.target()) {
+        if let Some(verdict) = local::leave(p, own) {
+            return verdict;
+        }
         return if is_orphan(p, own) {
             disown(p, own)
         } else {

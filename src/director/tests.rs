@@ -42,6 +42,7 @@ fn port(name: &str, side: Side, mac: Mac, address: [u8; 4], gateway: Option<[u8;
         mac,
         mtu: 1500,
         raw_ip: false,
+        kernel: false,
         addresses: vec![(address.into(), 24)],
         routes,
         routes_from: vec![],
@@ -518,6 +519,7 @@ mod discovery_tests;
 mod fragment_tests;
 mod ftp_tests;
 mod full_nat_tests;
+mod local_tests;
 mod mark_tests;
 mod masq_tests;
 mod odd_tests;

@@ -56,6 +56,8 @@ pub struct Director {
     pub scheduler: String,
     /// Bounds by their names in the configuration (`[limits]`), where they are not to be the usual.
     pub limits: Vec<(String, u64)>,
+    /// Its own programs can be real servers.
+    pub local_node: bool,
 }
 
 /// A lab that is up. It is gone when this is dropped, unless it was kept.
@@ -427,6 +429,9 @@ fn director_config(topology: &Topology, director: &Director, control: &Path) -> 
         director.workers,
         quoted(&control.to_string_lossy())?,
     );
+    if director.local_node {
+        text.push_str("local_node = true\n");
+    }
     match topology.path {
         // Whatever it writes into the device, the kernel knows the way.
         DirectorPath::Tun => text.push_str(&format!(
@@ -514,6 +519,7 @@ mod tests {
                 workers: 2,
                 scheduler: "wrr".to_string(),
                 limits: vec![("conn_entries_max".to_string(), 20_000)],
+                local_node: kind != NicKind::Tun,
             };
             let control = Path::new("/tmp/a \"folder\"/control");
             let read = |topology: &Topology| {

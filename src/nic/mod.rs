@@ -3,6 +3,7 @@
 //! off our frames. Nothing in here knows a virtual service or a connection.
 
 mod error;
+mod local_link;
 mod netlink;
 mod packet_mmsg;
 mod packet_ring;
@@ -28,6 +29,7 @@ use std::str::FromStr;
 use crate::wire::{Mac, Rx, Tx};
 
 pub use error::{OpenError, OpenErrorKind};
+pub use local_link::{KernelHoldings, KernelSource, LOCAL_DEVICE, LocalLink};
 pub use preflight::{Severity, Warning, preflight};
 pub use quiet::{KeepOff, QUIET_ADDRESSES_MAX, Quiet, QuietError, QuietPort, QuietRules};
 pub use steer::Side;
@@ -117,6 +119,8 @@ pub struct OpenOptions {
     pub batch_frames_max: usize,
     /// `Backend::Tun`: one plain queue without offloads, as every kernel and TUN library has it.
     pub plain_tun: bool,
+    /// `Backend::Tun`: frames begin with Ethernet (TAP).
+    pub ethernet: bool,
 }
 
 impl OpenOptions {
@@ -134,6 +138,7 @@ impl OpenOptions {
             send_buffer_bytes: SOCKET_BUFFER_BYTES,
             batch_frames_max: BATCH_FRAMES_MAX,
             plain_tun: false,
+            ethernet: false,
         }
     }
 
@@ -194,8 +199,15 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
-/// The interfaces of this machine.
+/// The interfaces of this machine, but for the one by which we reach its kernel: what that holds there is
+/// kept from everybody else.
 pub fn interfaces() -> Vec<Interface> {
+    let mut found = all_interfaces();
+    found.retain(|interface| interface.name != LOCAL_DEVICE);
+    found
+}
+
+fn all_interfaces() -> Vec<Interface> {
     let mut found: Vec<Interface> = pnet::datalink::interfaces()
         .into_iter()
         .map(|interface| Interface {

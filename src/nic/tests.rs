@@ -1,6 +1,7 @@
 //! Tests on real interfaces, in network namespaces that the tests make themselves.
 
 mod frame_tests;
+mod local_tests;
 mod long_tests;
 mod pcap_tests;
 mod preflight_tests;

@@ -1,7 +1,7 @@
 //! TUN: packets that the kernel routes into a device come to us, and what we write the kernel
 //! receives from it. No Ethernet: frames begin with IP. With vnet headers, so super-frames and
 //! unfinished checksums pass, and with a queue for each worker; or, where one plain queue is enough,
-//! through the crate tun-tap. The device is made by opening it and goes away with the last queue;
+//! through the crate tun-tap. A TAP device is the same with Ethernet. The device is made by opening it and goes away with the last queue;
 //! its addresses and routes are the daemon's business. See `Documentation/networking/tuntap.rst`.
 
 use std::fs::File;
@@ -48,12 +48,14 @@ pub(super) fn open(options: &OpenOptions) -> Result<Halves, OpenError> {
         buffers: vec![0; options.batch_frames_max * BUFFER_LEN],
         frames: Vec::with_capacity(options.batch_frames_max),
         frames_max: options.batch_frames_max,
+        raw_ip: !options.ethernet,
         gone: false,
         received: 0,
         sent: Arc::clone(&sent),
     };
     let tx = TunTx {
         queue,
+        raw_ip: !options.ethernet,
         scratch: Vec::new(),
         sent,
     };
@@ -77,7 +79,11 @@ impl Queue {
             .custom_flags(libc::O_NONBLOCK)
             .open(DEVICE)
             .map_err(|error| device_error(&error))?;
-        let mut flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let kind = match options.ethernet {
+            true => libc::IFF_TAP,
+            false => libc::IFF_TUN,
+        };
+        let mut flags = kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         if options.workers > 1 {
             flags |= libc::IFF_MULTI_QUEUE;
         }
@@ -238,6 +244,7 @@ struct TunRx {
     buffers: Vec<u8>,
     frames: Vec<FrameMeta>,
     frames_max: usize,
+    raw_ip: bool,
     gone: bool,
     received: u64,
     sent: Arc<TxCount>,
@@ -252,7 +259,7 @@ impl TunRx {
             start: HEAD_ROOM as u32,
             end: (HEAD_ROOM + len) as u32,
             offload,
-            raw_ip: true,
+            raw_ip: self.raw_ip,
             ..FrameMeta::default()
         });
         Ok(())
@@ -326,6 +333,7 @@ impl Rx for TunRx {
 #[derive(Debug)]
 struct TunTx {
     queue: Arc<Queue>,
+    raw_ip: bool,
     scratch: Vec<u8>,
     sent: Arc<TxCount>,
 }
@@ -354,7 +362,7 @@ impl Tx for TunTx {
         let mut sent = Sent::default();
         let mut retries = 0;
         for view in frames {
-            if view.raw_ip && self.send_one(&view, &mut retries) {
+            if view.raw_ip == self.raw_ip && self.send_one(&view, &mut retries) {
                 sent.taken += 1;
             } else {
                 sent.refused += 1;

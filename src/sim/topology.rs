@@ -133,6 +133,7 @@ pub fn ports(mtus: [u32; 2]) -> Vec<Port> {
             mac: DIRECTOR[number],
             mtu: mtus[number],
             raw_ip: false,
+            kernel: false,
             addresses: vec![(own_v4, 24), (own_v6, 64)],
             routes: vec![(own_v4, 24, None), (own_v6, 64, None)],
             routes_from: Vec::new(),

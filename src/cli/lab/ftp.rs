@@ -65,6 +65,7 @@ pub(super) fn run(words: &Ftp) -> io::Result<ExitCode> {
         workers: nat.workers,
         scheduler: nat.scheduler.clone(),
         limits: nat.limits.clone(),
+        local_node: false,
     })?;
     let client = topology.host("client").and_then(Host::address);
     let client = client.map_or(String::new(), |address| address.to_string());

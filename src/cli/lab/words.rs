@@ -42,6 +42,9 @@ pub(super) struct Nat {
     /// A bound of the director: conn_entries_max=20000, or another of [limits]; may be repeated
     #[arg(long = "limit", value_name = "NAME=N", value_parser = limit)]
     pub limits: Vec<(String, u64)>,
+    /// The director's own programs can be real servers, too
+    #[arg(long)]
+    pub local_node: bool,
 }
 
 fn limit(text: &str) -> Result<(String, u64), String> {
@@ -114,6 +117,7 @@ impl Past {
             workers: self.workers,
             scheduler: self.scheduler.clone(),
             limits: Vec::new(),
+            local_node: false,
         }
     }
 }

@@ -469,6 +469,7 @@ impl Scene {
             mac,
             mtu,
             raw_ip: self.raw_ip,
+            kernel: false,
             addresses,
             routes,
             neighbours,

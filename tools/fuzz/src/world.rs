@@ -84,6 +84,7 @@ pub fn ports(raw_ip: bool) -> Vec<Port> {
         mac: Mac(mac),
         mtu: 1500,
         raw_ip,
+        kernel: false,
         addresses: vec![(own4, 24), (own6, 64)],
         routes: vec![(own4, 24, None), (own6, 64, None)],
         routes_from: Vec::new(),
