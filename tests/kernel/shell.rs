@@ -176,7 +176,7 @@ impl Shell {
     pub fn links(&self) -> Vec<Link> {
         let link = |name: &str| Link {
             name: name.to_string(),
-            mtu: 1500,
+            mtu: if name == "lo" { 65_536 } else { 1500 },
             up: true,
         };
         let own = ["lo", INTERFACES[0], INTERFACES[1]].map(link);
