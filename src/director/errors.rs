@@ -12,7 +12,7 @@ use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
 use crate::lvs::{Endpoint, Flow, ForwardMethod, Protocol};
 use crate::wire::icmp::{Echo, Quote};
-use crate::wire::packet::{Fragment, number};
+use crate::wire::packet::{Fragment, Kind, number};
 
 impl Director {
     /// An ICMP error: if it quotes a packet of a connection, it follows that connection; else it is
@@ -73,7 +73,11 @@ impl Director {
 /// that is dropped.
 fn is_cut_off(quote: &Quote) -> bool {
     let protocol = Protocol(quote.layout.protocol);
-    protocol.is_balanced() && !quote.layout.transport && quote.layout.fragment != Fragment::Later
+    let later = match quote.layout.kind {
+        Kind::V4 => is_later(quote),
+        _ => quote.layout.fragment == Fragment::Later,
+    };
+    protocol.is_balanced() && !quote.layout.transport && !later
 }
 
 /// Does it quote a later fragment of UDP? Such a thing has no header that could be one of GUE, and so the

@@ -137,6 +137,8 @@ struct Enclosed {
     at: usize,
     /// The real server that the envelope was for.
     real: IpAddr,
+    /// It is from us: only then is its way known, of which something could be learned.
+    from_us: bool,
     /// What stands in the envelope between the IP header and the packet, in bytes.
     between: u32,
     layout: Layout,
@@ -189,6 +191,7 @@ fn enclosed<P: Probe>(quote: &Quote, p: &Passage<'_, '_, P>, own: &Own) -> Optio
     Some(Enclosed {
         at: found.at,
         real: quote.target,
+        from_us: own.snapshot.own_port(&quote.source).is_some(),
         between: (found.at - usize::from(quote.layout.l4)) as u32,
         layout,
         tuple: flow.into(),
@@ -250,7 +253,10 @@ fn learn<P: Probe>(
     let link = route.map_or(u32::from(u16::MAX), |(egress, _)| {
         own.snapshot.ports[egress].mtu
     });
-    for live in own.snapshot.reals_at(&enclosed.real) {
+    let lives = enclosed
+        .from_us
+        .then(|| own.snapshot.reals_at(&enclosed.real));
+    for live in lives.into_iter().flatten() {
         live.path.learn(told, link, p.now);
     }
     let mtu = conn

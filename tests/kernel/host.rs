@@ -30,8 +30,14 @@ use super::house::Sent;
 use super::net::director_mac;
 use super::shell::Shell;
 
-/// What comes out because of a frame that the director passed.
-pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> Vec<Sent> {
+/// What comes out because of a frame that the director passed, not in longer packets than `longest`.
+pub fn receive(
+    snapshot: &Snapshot,
+    shell: &Shell,
+    side: Side,
+    frame: &[u8],
+    longest: usize,
+) -> Vec<Sent> {
     let mut bytes = frame.to_vec();
     let Ok(layout) = Layout::parse(&bytes, false) else {
         return Vec::new();
@@ -89,8 +95,9 @@ pub fn receive(snapshot: &Snapshot, shell: &Shell, side: Side, frame: &[u8]) -> 
     packet.decrement_ttl();
     packet.set_macs(*mac, egress.mac);
     let side = Side::BOTH[port];
-    let frames = match packet.ip_len() > egress.mtu as usize {
-        true => cut(&packet, egress.mtu as usize),
+    let longest = longest.min(egress.mtu as usize);
+    let frames = match packet.ip_len() > longest {
+        true => cut(&packet, longest),
         false => vec![bytes],
     };
     frames

@@ -218,12 +218,21 @@ impl House {
         self.breathe();
         let mut sent = self.take();
         let count = self.worker.account().passed - passed;
-        let mut by_host = Vec::new();
-        for frame in self.passed(side, frame, count as usize) {
-            by_host.extend(host::receive(&self.snapshot(), &self.shell, side, &frame));
-        }
-        sent.extend(pieces::as_routed(by_host));
+        sent.extend(self.routed(side, frame, count as usize));
         sent
+    }
+
+    /// What the host makes of what passed.
+    fn routed(&mut self, side: Side, frame: &[u8], count: usize) -> Vec<Sent> {
+        let frames = self.passed(side, frame, count);
+        let receive = |frame: &[u8], longest| {
+            host::receive(&self.snapshot(), &self.shell, side, frame, longest)
+        };
+        if let Some((datagram, longest)) = pieces::gathered(&frames) {
+            return receive(&datagram, longest);
+        }
+        let routed = frames.iter().flat_map(|frame| receive(frame, usize::MAX));
+        pieces::as_routed(routed.collect())
     }
 
     /// The frames of a datagram that passed with this frame: this one alone, or all its fragments.

@@ -4,6 +4,7 @@
 
 use super::case::{FrameOut, Side, Volatile, VolatilePart};
 use super::house::Sent;
+use super::packet::folded;
 
 /// Length of an Ethernet header.
 const L3: usize = 14;
@@ -41,6 +42,24 @@ pub fn joined(expected: &[FrameOut], got: &[Sent]) -> Option<(Vec<FrameOut>, Vec
     }
     let fewer = wanted.len() < expected.len() || ours.len() < got.len();
     fewer.then_some((wanted, ours))
+}
+
+/// Fragments of IPv4, all of one datagram and in order: the datagram, and the length of the longest of
+/// them as an IP packet.
+pub fn gathered(frames: &[Vec<u8>]) -> Option<(Vec<u8>, usize)> {
+    let longest = frames.iter().map(|frame| frame.len() - L3).max()?;
+    let pieces: Vec<Piece> = frames.iter().map(|f| (f.clone(), Vec::new())).collect();
+    match &mut join(pieces)[..] {
+        [(frame, _)] if frames.len() > 1 && frame[L3] >> 4 == 4 => {
+            let (mut frame, header) = (std::mem::take(frame), usize::from(frame[L3] & 15) * 4);
+            let len = (frame.len() - L3) as u16;
+            frame[L3 + 2..L3 + 4].copy_from_slice(&len.to_be_bytes());
+            let sum = !folded(&[&frame[L3..L3 + header]]);
+            frame[L3 + 10..L3 + 12].copy_from_slice(&sum.to_be_bytes());
+            Some((frame, longest))
+        }
+        _ => None,
+    }
 }
 
 /// What was passed in fragments, as the kernel routes it on: datagrams of IPv6 that are no longer than

@@ -32,7 +32,7 @@ REAL_PORTS = [8000, 9090]
 SYSCTLS = {
     "nat_icmp_send": [0, 1, 1], "snat_reroute": [0, 1], "pmtu_disc": [0, 1], "sloppy_tcp": [0, 1],
     "sloppy_sctp": [0, 1], "schedule_icmp": [0, 1, 1], "cache_bypass": [0, 1, 1],
-    "expire_nodest_conn": [0, 1], "ignore_tunneled": [0, 1], "conn_reuse_mode": [0, 1],
+    "expire_nodest_conn": [0, 1], "ignore_tunneled": [0, 1],
     "expire_quiescent_template": [0, 1],
 }
 MTUS = [1500, 1500, 1500, 1499, 1400, 1300, 1281, 1280, 1000, 600, 576, 300]
@@ -189,8 +189,10 @@ class PacketDraw:
 
     def options(self, service):
         data = self.random.choice(OPTIONS)
-        if data[:1] == b"\x44" and (service.is_tunnelled() or service.method == "local"):
-            # The time of day would stand where no player looks for it.
+        if data[:1] == b"\x44" and service.is_tunnelled() or (
+                data[:1] in b"\x44\x07" and service.method == "local"):
+            # The time of day would stand where no player looks for it; and what the kernel's own stack
+            # quotes it has written into before.
             data = OPTIONS[0]
         return data + b"\x00" * (-len(data) % 4)
 

@@ -230,3 +230,18 @@ fn mend(frame: &mut [u8]) {
     let sum = crate::wire::checksum::Sum::of(&frame[14..34]).checksum();
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
+
+#[test]
+fn nothing_is_learned_of_an_envelope_that_is_not_ours() {
+    for (source, passes) in [([192, 168, 1, 1], 0), ([192, 168, 255, 1], 1)] {
+        let mut house = tunnel_house(Tunnel::Ipip, |_| {});
+        let mut question = datagram(&[7; 1400]);
+        question[20] = 0x40;
+        mend(&mut question);
+        let (_, mut wrapped) = house.outside_says(&question);
+        wrapped[0].bytes[26..30].copy_from_slice(&source);
+        house.inside_says(&too_long(&wrapped[0].bytes, 1200));
+        let (_, again) = house.outside_says(&question);
+        assert_eq!(again.len(), passes, "{source:?}");
+    }
+}
