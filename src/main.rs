@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ulvs::cli::adm::{self, Extra, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{apply, client, exec, lab, proc, run, sim, trace, tune};
+use ulvs::cli::{apply, client, exec, lab, pages, proc, run, sim, trace, tune};
 use ulvs::{daemon, web};
 
 fn main() -> ExitCode {
@@ -37,6 +37,8 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Diff(args) => print(&apply::run_diff(&args, &SystemNames::load())),
             Program::Exec(args) => exec::run(&args),
             Program::Trace(args) => trace::run(&args),
+            Program::Completions(args) => print(&pages::completions(&args)),
+            Program::Man(args) => print(&pages::man(&args)),
             Program::Openapi => openapi(),
             Program::Sim(args) => sim::run(&args),
             Program::Adm { words } => ipvsadm(&words),

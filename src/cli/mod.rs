@@ -1,5 +1,6 @@
 //! Floor C: the words people type. The ipvsadm personality, and what `ulvs` itself takes.
 
+mod about;
 pub mod adm;
 pub mod apply;
 pub mod client;
@@ -10,6 +11,7 @@ pub mod list;
 pub mod names;
 pub mod options;
 mod order;
+pub mod pages;
 pub mod proc;
 pub mod run;
 pub mod sim;

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::apply::{ApplyArgs, DiffArgs};
 use super::exec::ExecArgs;
+use super::pages::{CompletionsArgs, ManArgs};
 use super::sim::SimArgs;
 use crate::cli::trace::TraceArgs;
 use crate::config::file::{KeepKernelOff, NicKind};
@@ -51,6 +52,10 @@ pub enum Program {
         /// NAME to read one, NAME=VALUE to set it; without any, all are listed
         words: Vec<String>,
     },
+    /// Print completions for a shell, of ulvs and of ipvsadm's words.
+    Completions(CompletionsArgs),
+    /// Print a page of the manual.
+    Man(ManArgs),
     /// Print the control API as an OpenAPI 3.1 document; docs/api.md shows it with curl.
     Openapi,
     /// Play a director on a simulated network, led by chance, and watch that its laws hold.

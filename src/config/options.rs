@@ -79,7 +79,7 @@ pub enum Takes {
 }
 
 /// Long name, letter (`'\0'` for none), value.
-type Row = (&'static str, char, Takes, Opt);
+pub type Row = (&'static str, char, Takes, Opt);
 
 /// All options; `-l` and `-L` are one.
 pub const OPTIONS: [Row; 60] = {
