@@ -2,6 +2,9 @@
 //! through the same server that the daemon uses. Workers are played: each takes over a snapshot when
 //! the test lets it.
 
+#[path = "api/schema.rs"]
+mod schema;
+
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -11,19 +14,23 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
-use ulvs::config::{Command, Query, Reply, Request};
+use ulvs::config::command::{AccountRow, ConnRow, MasqueradedRow};
+use ulvs::config::{Command, Listing, Query, Reply, Request};
 use ulvs::conn::ConnTable;
 use ulvs::control::{ClientId, ControlPlane, Input, Output, SCHEDULERS, Setup, TABLE_SIZE};
 use ulvs::director::message::{Order, Report};
 use ulvs::director::snapshot::{Port, Side, SnapshotId};
 use ulvs::director::verdict::Account;
-use ulvs::lvs::{Limits, Link, Timeouts, Tunables};
+use ulvs::lvs::{Limits, Link, Protocol, SyncRole, SyncRow, Timeouts, Tunables};
+use ulvs::rng::Rng;
 use ulvs::time::Instant;
 use ulvs::web::{self, Api, DoorCounts, HEAD_BYTES_MAX, Method, ROUTES, Submit};
 use ulvs::wire::Mac;
 
 const WORKERS: usize = 2;
 const ME: ClientId = ClientId(1);
+/// Damaged requests that are tried.
+const ROUNDS: usize = 5000;
 
 /// A control plane with two workers; the second takes nothing over while it is held.
 struct Plane {
@@ -237,6 +244,7 @@ fn add_real(service: &str, real: &str) -> Value {
     json!({ "add-real": { "service": service, "real": { "key": real, "method": "masq" } } })
 }
 
+const RULES: &str = "-A -t 1.2.3.1:80 -s wlc\n-a -t 1.2.3.1:80 -r 192.168.1.1:80 -m -w 2\n";
 const WEB: &str = "tcp:1.2.3.1:80";
 
 /// Every route, with the examples of the document.
@@ -262,14 +270,14 @@ fn the_document_has_every_route_and_its_examples_are_accepted() {
         assert_eq!(house.post("/v1/do", add_service(WEB)).await.status, 200);
         for route in others.into_iter().chain(last) {
             let operation = &document["paths"][route.path][route.method.name().to_lowercase()];
-            try_examples(&house, route, operation).await;
+            try_examples(&house, route, &document, operation).await;
         }
         assert!(house.plane.lock().unwrap().stopped);
         house.get("/v1/status").await.error(503, "stopping");
     });
 }
 
-async fn try_examples(house: &House, route: &web::Route, operation: &Value) {
+async fn try_examples(house: &House, route: &web::Route, document: &Value, operation: &Value) {
     let mut path = route.path.to_string();
     for parameter in operation["parameters"].as_array().into_iter().flatten() {
         if let Some(example) = parameter["example"].as_str() {
@@ -288,7 +296,11 @@ async fn try_examples(house: &House, route: &web::Route, operation: &Value) {
             named
                 .chain(content.get("example"))
                 .map(|body| match kind.as_str() {
-                    "application/json" => body.to_string(),
+                    "application/json" => {
+                        let said = schema::check(document, &content["schema"], body, "body");
+                        said.unwrap_or_else(|error| panic!("{path}: {error}"));
+                        body.to_string()
+                    }
                     _ => body.as_str().expect("a text").to_string(),
                 }),
         );
@@ -304,11 +316,18 @@ async fn try_examples(house: &House, route: &web::Route, operation: &Value) {
         // What one example needs, another has taken away: that is a refusal and no mistake in it.
         let fine = answer.status == 200 || [404, 409].contains(&answer.status) && path == "/v1/do";
         assert!(fine, "{path}: {body}: {answer:?}");
-        let kind = operation["responses"]["200"]["content"]
-            .as_object()
-            .unwrap();
-        let kind = kind.keys().next().unwrap();
+        let status = if answer.status == 200 {
+            "200"
+        } else {
+            "default"
+        };
+        let content = operation["responses"][status]["content"].as_object();
+        let (kind, content) = content.unwrap().iter().next().unwrap();
         assert!(answer.kind.starts_with(kind), "{path}: {answer:?}");
+        if kind == "application/json" {
+            let said = schema::check(document, &content["schema"], &answer.json(), "answer");
+            said.unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
     }
 }
 
@@ -355,6 +374,143 @@ fn words(schema: &Value) -> Vec<String> {
     let listed = schema["enum"].as_array().into_iter().flatten();
     let all = listed.chain(schema.get("const"));
     all.map(|word| word.as_str().unwrap().to_string()).collect()
+}
+
+/// Rows that a director without traffic does not have are what the document says, too.
+#[test]
+fn every_row_is_what_the_document_says() {
+    let document = web::document();
+    let end = |text: &str| text.parse().unwrap();
+    let connection = ConnRow {
+        protocol: Protocol::UDP,
+        client: end("1.2.3.100:40000"),
+        virt: end("[fd00::1]:5060"),
+        real: end("[fd00::2]:5060"),
+        state: "UDP".to_string(),
+        expires_s: 299,
+        engine: Some(("sip".to_string(), "call-1".to_string())),
+        local: Some(end("192.168.1.250:1024")),
+    };
+    let masqueraded = MasqueradedRow {
+        protocol: Protocol::ICMP,
+        host: end("192.168.1.11:7"),
+        public: end("1.2.3.7:7"),
+        target: end("1.2.3.100:7"),
+        state: "NONE".to_string(),
+        expires_s: 30,
+    };
+    let daemon = SyncRow {
+        role: SyncRole::Backup,
+        interface: "eth1".to_string(),
+        sync_id: 7,
+        maxlen: 1472,
+        group: "224.0.0.81".parse().unwrap(),
+        port: 8848,
+        ttl: 1,
+    };
+    let account = AccountRow {
+        received: 3,
+        dropped: 3,
+        drops: vec![("no-service".to_string(), 2), ("malformed".to_string(), 1)],
+        ports: vec![("eth0".to_string(), [3, 0, 0, 0, 0])],
+        silent: vec![1],
+        ..AccountRow::default()
+    };
+    for listing in [
+        Listing::Connections(vec![connection]),
+        Listing::Masqueraded(vec![masqueraded]),
+        Listing::SyncDaemons(vec![daemon]),
+        Listing::Account(account),
+    ] {
+        let text = serde_json::to_string(&listing).unwrap();
+        let value = serde_json::from_str(&text).unwrap();
+        let schema = json!({ "$ref": "#/components/schemas/Listing" });
+        schema::check(&document, &schema, &value, "listing").unwrap();
+        assert_eq!(serde_json::from_str::<Listing>(&text).unwrap(), listing);
+    }
+    // And the looking itself finds what is wrong.
+    let schema = json!({ "$ref": "#/components/schemas/Command" });
+    for wrong in [
+        json!("flusch"),
+        json!({ "add-service": { "scheduler": "rr" } }),
+    ] {
+        assert!(schema::check(&document, &schema, &wrong, "command").is_err());
+    }
+}
+
+/// Requests with a few bytes changed, cut or doubled: nothing panics, every answer is HTTP, and what is
+/// not answered with 200 has changed nothing.
+#[test]
+fn damaged_requests_change_nothing() {
+    let mut rng = Rng::new(20_261_120);
+    let bodies = serde_json::to_value(web::document()["paths"]["/v1/do"].clone()).unwrap();
+    let bodies = bodies.pointer("/post/requestBody/content/application~1json/examples");
+    let bodies: Vec<String> = bodies
+        .and_then(Value::as_object)
+        .expect("examples")
+        .values()
+        .map(|example| example["value"].to_string())
+        .collect();
+    block_on(async {
+        let mut house = House::new();
+        let (mut done, mut refused) = (0, 0);
+        for round in 0..ROUNDS {
+            let body = bodies[rng.below(bodies.len() as u64) as usize].as_str();
+            let (method, path, body) = match rng.below(4) {
+                0 => ("POST", "/v1/do?dry-run", body.to_string()),
+                1 => ("POST", "/v1/each", format!("[{body}]")),
+                2 => ("PUT", "/v1/config", RULES.to_string()),
+                _ => ("POST", "/v1/do", body.to_string()),
+            };
+            let length = body.len();
+            let mut bytes = format!(
+                "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                 content-length: {length}\r\n\r\n{body}"
+            )
+            .into_bytes();
+            damage(&mut bytes, &mut rng);
+            let before = house.state();
+            let answer = house.half(&bytes).await;
+            let shown = || format!("round {round}: {}", String::from_utf8_lossy(&bytes));
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 "),
+                "{}",
+                shown()
+            );
+            match answer.contains("HTTP/1.1 200") {
+                true => done += 1,
+                false => {
+                    refused += 1;
+                    assert_eq!(house.state(), before, "{}", shown());
+                }
+            }
+            if house.plane.lock().unwrap().stopped {
+                house = House::new();
+            }
+        }
+        println!("{done} done, {refused} refused");
+        assert!(done > ROUNDS / 20 && refused > ROUNDS / 20);
+    });
+}
+
+/// Damages a few bytes, not always.
+fn damage(bytes: &mut Vec<u8>, rng: &mut Rng) {
+    for _ in 0..rng.below(4) {
+        let at = rng.below(bytes.len().max(1) as u64) as usize;
+        let to = (at + 1 + rng.below(8) as usize).min(bytes.len());
+        match rng.below(4) {
+            0 => bytes[at..to].fill(rng.below(256) as u8),
+            1 => drop(bytes.drain(at..to)),
+            2 => {
+                let again = bytes[at..to].to_vec();
+                bytes.splice(at..at, again);
+            }
+            _ => bytes.truncate(at),
+        }
+        if bytes.is_empty() {
+            return;
+        }
+    }
 }
 
 /// Every `$ref` of the document points to something.

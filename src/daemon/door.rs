@@ -150,20 +150,27 @@ impl Client {
 
     async fn serve_http(self, stream: UnixStream, begun: Vec<u8>) {
         self.counts.speaks_http();
-        let stream = Patient::new(stream, begun, self.patience, Arc::clone(&self.counts));
+        let stream = Arc::new(stream);
+        let (near, counts) = (Arc::clone(&stream), Arc::clone(&self.counts));
+        let io = Patient::new(near, begun, self.patience, counts);
         let api = Api {
             counts: Arc::clone(&self.counts),
-            submit: self.submit(),
+            submit: self.submit(stream),
             schedulers: &SCHEDULERS,
         };
-        web::serve(TokioIo::new(stream), &api).await;
+        web::serve(TokioIo::new(io), &api).await;
     }
 
     /// The way of one request to the control loop and back. HTTP has one under way at a time.
-    fn submit(self) -> Submit {
+    fn submit(self, stream: Arc<UnixStream>) -> Submit {
         Arc::new(move |request| {
-            let client = self.clone();
-            Box::pin(async move { client.ask(request).await })
+            let (client, stream) = (self.clone(), Arc::clone(&stream));
+            Box::pin(async move {
+                tokio::select! {
+                    reply = client.ask(request) => reply,
+                    () = hung_up(&stream) => None,
+                }
+            })
         })
     }
 

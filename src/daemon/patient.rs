@@ -24,7 +24,7 @@ pub(super) struct Patience {
 
 /// The stream of a client that speaks HTTP.
 pub(super) struct Patient {
-    stream: UnixStream,
+    stream: Arc<UnixStream>,
     /// What was read of it before.
     begun: Vec<u8>,
     patience: Patience,
@@ -38,7 +38,7 @@ pub(super) struct Patient {
 impl Patient {
     /// The rest of `stream`, behind what was `begun`.
     pub fn new(
-        stream: UnixStream,
+        stream: Arc<UnixStream>,
         begun: Vec<u8>,
         patience: Patience,
         counts: Arc<DoorCounts>,
@@ -71,12 +71,21 @@ impl AsyncRead for Patient {
             self.begun.drain(..count);
             return Poll::Ready(Ok(()));
         }
-        match Pin::new(&mut self.stream).poll_read(context, into) {
-            Poll::Ready(done) => Poll::Ready(done),
-            Poll::Pending => match self.read_by.as_mut().poll(context) {
-                Poll::Ready(()) => self.hung(),
-                Poll::Pending => Poll::Pending,
-            },
+        // What the system calls ready may be gone again; then it is waited for anew.
+        while let Poll::Ready(ready) = self.stream.poll_read_ready(context) {
+            ready?;
+            match self.stream.try_read(into.initialize_unfilled()) {
+                Ok(count) => {
+                    into.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        match self.read_by.as_mut().poll(context) {
+            Poll::Ready(()) => self.hung(),
+            Poll::Pending => Poll::Pending,
         }
     }
 }
@@ -87,29 +96,33 @@ impl AsyncWrite for Patient {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(context, bytes) {
-            Poll::Ready(done) => {
-                self.write_by = None;
-                let until = sleep(self.patience.request).deadline();
-                self.read_by.as_mut().reset(until);
-                Poll::Ready(done)
-            }
-            Poll::Pending => {
-                let chunk = self.patience.chunk;
-                let by = self.write_by.get_or_insert_with(|| Box::pin(sleep(chunk)));
-                match by.as_mut().poll(context) {
-                    Poll::Ready(()) => self.hung(),
-                    Poll::Pending => Poll::Pending,
+        while let Poll::Ready(ready) = self.stream.poll_write_ready(context) {
+            ready?;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => {
+                    self.write_by = None;
+                    let until = sleep(self.patience.request).deadline();
+                    self.read_by.as_mut().reset(until);
+                    return Poll::Ready(done);
                 }
             }
         }
+        let chunk = self.patience.chunk;
+        let by = self.write_by.get_or_insert_with(|| Box::pin(sleep(chunk)));
+        match by.as_mut().poll(context) {
+            Poll::Ready(()) => self.hung(),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+    /// Nothing is kept back here.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+    /// The stream closes when the last who holds it lets go.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }

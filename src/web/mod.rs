@@ -84,7 +84,9 @@ const fn filter(method: Method) -> MethodFilter {
 /// hyper; who is slow is the business of `io`.
 pub async fn serve(io: impl Read + Write + Unpin, api: &Api) {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.max_buf_size(HEAD_BYTES_MAX)
+    // Who has ended its own half still wants the answer.
+    http.half_close(true)
+        .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .header_read_timeout(None);
     let service = TowerToHyperService::new(router(api));

@@ -265,6 +265,10 @@ fn the_first_byte_tells_http_from_lines() {
             "{body}"
         );
     }
+    client.write_all(GET).unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    served.answer();
+    assert_eq!(http_answer(&client).0, 422);
     let mut other = served.client();
     other.write_all(ASK).unwrap();
     served.answer();
