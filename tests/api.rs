@@ -910,4 +910,11 @@ fn what_is_left_out_is_as_ipvsadm_has_it() {
         panic!("no timeouts");
     };
     assert_eq!((said.tcp_s, said.tcp_fin_s, said.udp_s), (0, 0, 60));
+    for (value, text) in [(json!("3"), "3"), (json!(3), "3"), (json!(true), "1")] {
+        let set = json!({ "set-tunable": { "name": "drop_entry", "value": value } });
+        let Command::SetTunable { value, .. } = read(set) else {
+            panic!("no tunable");
+        };
+        assert_eq!(value, text);
+    }
 }

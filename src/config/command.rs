@@ -55,7 +55,9 @@ pub enum Command {
     SetTunable {
         /// Name of the sysctl, e.g. `conn_reuse_mode`.
         name: String,
-        /// Its value as text.
+        /// Its value as text; in JSON it may be a number or a switch, too.
+        #[serde(deserialize_with = "value_said")]
+        #[schemars(with = "ValueSaid")]
         value: String,
     },
     /// The rules that give packets their firewall marks: these and no others.
@@ -96,6 +98,23 @@ fn timeouts_said<'de, D: Deserializer<'de>>(from: D) -> Result<Timeouts, D::Erro
         tcp_s: said.tcp_s,
         tcp_fin_s: said.tcp_fin_s,
         udp_s: said.udp_s,
+    })
+}
+
+/// The value of a tunable as it may be written.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum ValueSaid {
+    Text(String),
+    Number(i64),
+    Switch(bool),
+}
+
+fn value_said<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    Ok(match ValueSaid::deserialize(from)? {
+        ValueSaid::Text(text) => text,
+        ValueSaid::Number(number) => number.to_string(),
+        ValueSaid::Switch(on) => u8::from(on).to_string(),
     })
 }
 
