@@ -51,7 +51,8 @@ pub fn gathered(frames: &[Vec<u8>]) -> Option<(Vec<u8>, usize)> {
     let pieces: Vec<Piece> = frames.iter().map(|f| (f.clone(), Vec::new())).collect();
     match &mut join(pieces)[..] {
         [(frame, _)] if frames.len() > 1 && frame[L3] >> 4 == 4 => {
-            let (mut frame, header) = (std::mem::take(frame), usize::from(frame[L3] & 15) * 4);
+            let header = usize::from(frame[L3] & 15) * 4;
+            let mut frame = std::mem::take(frame);
             let len = (frame.len() - L3) as u16;
             frame[L3 + 2..L3 + 4].copy_from_slice(&len.to_be_bytes());
             let sum = !folded(&[&frame[L3..L3 + header]]);

@@ -56,7 +56,7 @@ EXTENSIONS = [
     (43, b"\x00\x00\x00\x00\x00\x00\x00\x00"), (43, b"\x00\x02\x00\x00" + bytes(20)),
 ]
 ERRORS4 = [(3, 0), (3, 1), (3, 2), (3, 3), (3, 4), (3, 4), (3, 4), (3, 13), (11, 0), (11, 1), (4, 0),
-           (5, 1), (12, 0), (3, 200), (6, 0), (40, 0)]
+           (5, 1), (12, 0), (3, 200), (40, 0)]
 ERRORS6 = [(1, 0), (1, 1), (1, 3), (1, 4), (2, 0), (2, 0), (2, 0), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2),
            (100, 0), (127, 0), (1, 200)]
 TOLD_MTUS = [1500, 1400, 1300, 1280, 1000, 600, 576, 552, 500, 300, 100, 68, 40, 1, 0, 1481, 9000, 65535]
@@ -66,7 +66,7 @@ class Service:
     def __init__(self, number, family, protocol, method):
         self.family, self.protocol, self.method = family, protocol, method
         self.port = PORTS[number]
-        self.servers = []        # (address, port, machine)
+        self.servers = []        # (address, port)
         self.mark = None
         self.address = None
 
@@ -101,8 +101,11 @@ class PacketDraw:
         self.random = random.Random("ulvs packets %d" % seed)
         self.net = self.random.choice("gh")
         self.six = self.chance(0.5)
+        # Some seeds are about FTP alone.
+        self.ftp = seed % 1000 >= 900
         self.mtu = {"client": 1500, "server": 1500}
         self.services = []
+        self.tunnels = {}    # how each address is reached
         self.ident = self.random.randint(1, 60000)
 
     def chance(self, share):
@@ -145,7 +148,9 @@ class PacketDraw:
             port = service.port
             if method == "masq" and not service.mark and self.chance(0.5):
                 port = self.random.choice(REAL_PORTS)
-            if (address, port) not in [server[:2] for server in service.servers]:
+            # Of several tunnels to one address the kernel knows the errors about one (docs/differences.md).
+            taken = self.tunnels.setdefault(address, method) != method and service.is_tunnelled()
+            if not taken and (address, port) not in service.servers:
                 service.servers.append((address, port))
 
     def own_address(self, net, family):
@@ -187,12 +192,10 @@ class PacketDraw:
     def hops(self):
         return self.random.choices([64, 1, 2, 0, 255, 128, 3], [70, 5, 4, 1, 3, 3, 1])[0]
 
-    def options(self, service):
+    def options(self, may_be_written):
+        """Options of IPv4; only where that is said such as routers write into."""
         data = self.random.choice(OPTIONS)
-        if data[:1] == b"\x44" and service.is_tunnelled() or (
-                data[:1] in b"\x44\x07" and service.method == "local"):
-            # The time of day would stand where no player looks for it; and what the kernel's own stack
-            # quotes it has written into before.
+        if data[:1] in (b"\x44", b"\x07") and not may_be_written:
             data = OPTIONS[0]
         return data + b"\x00" * (-len(data) % 4)
 

@@ -9,15 +9,17 @@ import time
 
 import lab
 import shapes
-from drawpackets import (CHUNKS, ERRORS4, ERRORS6, FLAGS, GUE_PORT, METHODS, OLD, SYSCTLS,
-                         TOLD_MTUS, PacketDraw, place)
-from frames import ICMP, ICMPV6, SCTP, TCP, TUNNELS, UDP, ethernet, packed
-from record import Recording
+from drawpackets import (CHUNKS, ERRORS4, ERRORS6, FLAGS, METHODS, OLD, SYSCTLS, TOLD_MTUS, PacketDraw,
+                         place)
+from frames import SCTP, TCP, UDP, packed
+from recordframes import FrameRecorder
 
 ACTIONS = 4000
 PLAYERS = 3
 # So long a seed plays: nothing that a packet opens ends sooner (what an ICMP error opens, after 3 s).
-SECONDS_MAX = 2.2
+SECONDS_MAX = 2.4
+
+
 class Talk:
     """A client's port, and what is known of the server that it was given."""
 
@@ -30,115 +32,10 @@ class Talk:
         self.answer = None   # what the client got from its server
 
 
-class PacketRecording(Recording):
+class PacketRecording(FrameRecorder):
     def __init__(self, seed, director, draw):
         super().__init__(seed, director, draw)
-        self.sums = dict(frames=0, out=0, silent=0, commands=0)
-        self.talks = []
-        self.given, self.side, self.sender = (b"", 0), "client", b""
-        self.echoes = 0
-        net = director.net
-        self.near = {packed(address % number): lab.mac_client(number) for number in lab.CLIENTS
-                     for address in (net["client"] + ".%d", net["client6"] + "%x")}
-        self.port = 1024
-
-    # -- frames
-
-    def put(self, side, packet, path, talk=None, number=None, mac=None):
-        """Sends one packet and books what came of it under the error path that it takes."""
-        source = lab.mac_server(number) if number else self.neighbour(packet)
-        frame = ethernet(mac or lab.MAC_DIRECTOR[side], source, packet)
-        self.take_late()
-        at = time.monotonic()
-        self.given, self.side, self.sender = (frame[18:20], label_of(frame)), side, frame[26:30]
-        out = self.director.send(side, frame, 0)
-        if not out or any(is_fragment(each) for _, each in out):
-            out += self.rest()
-        name = talk.service.name() if talk else "nobody's"
-        step = dict(do="packet", side=side, frame=frame.hex(), out=[self.as_step(each) for each in out],
-                    note="%s: %s" % (name, path))
-        self.last = step
-        self.note(at, **step)
-        self.book(name, path, out)
-        return [(where, each[14:], each[5]) for where, each in out if each[12:14] != b"\x08\x06"]
-
-    def neighbour(self, packet):
-        """Who brings this packet: what the director says itself goes back to where it came from."""
-        source = packet[8:24] if packet[:1] and packet[0] >> 4 == 6 else packet[12:16]
-        return self.near.get(source, lab.MAC_GATEWAY)
-
-    def book(self, name, path, out):
-        for key, more in (("frames", 1), ("out", len(out)), ("silent", not out), ("by " + name, 1),
-                          ("path " + path, 1)):
-            self.sums[key] = self.sums.get(key, 0) + more
-
-    def rest(self):
-        """What is still to come out. Frames are served in the order in which they came, also those that
-        the kernel leaves to its own thread: an echo that is back has nothing before it."""
-        net = self.director.net
-        self.echoes = (self.echoes + 1) % 65536
-        body = shapes.icmp(net["client"] + ".254", net["client"] + ".1", 8, 0, 0x7E570000 | self.echoes, b"")
-        echo = shapes.ip4(net["client"] + ".254", net["client"] + ".1", ICMP, body)
-        target = lab.MAC_DIRECTOR["client"]
-        frames = self.director.send("client", ethernet(target, lab.MAC_GATEWAY, echo), 0)
-        back = bytes([0, 0]), (0x7E570000 | self.echoes).to_bytes(4, "big")
-        for _ in range(500):
-            for at, (_, each) in enumerate(frames):
-                if (each[34:36], each[38:42]) == back:
-                    return frames[:at] + frames[at + 1:]
-            time.sleep(0.001)
-            frames += self.director.drain()
-        raise RuntimeError("the director does not answer an echo")
-
-    def take_late(self):
-        late = self.director.drain()
-        if late:
-            self.last["out"] += [self.as_step(each) for each in late]
-            self.sums["out"] += len(late)
-
-    def as_step(self, sent):
-        side, frame = sent
-        frame = self.own_words(side, frame)
-        ranges = self.volatile(frame)
-        return dict(side=side, frame=frame.hex(), **(dict(volatile=ranges) if ranges else {}))
-
-    def own_words(self, side, frame):
-        """What the kernel says itself, without what docs/differences.md says is deliberate: the options
-        of the packet that it is about. Its flow labels are chance."""
-        back = side == self.side and frame[30:34] == self.sender
-        if frame[12:14] == b"\x08\x00" and back and frame[14] & 15 > 5:
-            words = frame[14] & 15
-            length = int.from_bytes(frame[16:18], "big") - (words - 5) * 4
-            packet = b"\x45" + frame[15:16] + length.to_bytes(2, "big") + frame[18:34] + frame[14 + words * 4:]
-            return frame[:14] + shapes.with_header_sum(packet, 20)
-        if frame[12:14] == b"\x86\xdd" and self.given[1] != label_of(frame):
-            return frame[:15] + bytes([frame[15] & 0xF0, 0, 0]) + frame[18:]
-        return frame
-
-    def volatile(self, frame):
-        """What the kernel draws by chance: the identification of packets that it makes itself and of
-        IPv6 fragments, the source port of GUE."""
-        ranges, ident = [], self.given[0]
-        if frame[12:14] == b"\x08\x00":
-            if frame[18:20] not in (b"\0\0", ident):
-                ranges += [[18, 20], [24, 26]]
-            at, protocol = 14 + (frame[14] & 15) * 4, frame[23]
-            first = not int.from_bytes(frame[20:22], "big") & 0x1FFF
-        elif frame[12:14] == b"\x86\xdd":
-            at, protocol, first = 54, frame[20], True
-            while protocol in (0, 43, 60):
-                protocol, at = frame[at], at + 8 + frame[at + 1] * 8
-            if protocol == shapes.FRAGMENT:
-                ranges.append([at + 4, at + 8])
-                first = not int.from_bytes(frame[at + 2:at + 4], "big") & 0xFFF8
-                protocol, at = frame[at], at + 8
-        else:
-            return []
-        if protocol == UDP and first and frame[at + 2:at + 4] == GUE_PORT.to_bytes(2, "big"):
-            ranges.append([at, at + 2])
-            if any(frame[at + 6:at + 8]):
-                ranges.append([at + 6, at + 8])
-        return ranges
+        self.talks, self.port, self.reuses = [], 1024, False
 
     # -- packets
 
@@ -195,7 +92,10 @@ class PacketRecording(Recording):
             paths.append("wrong checksum")
         if draw.chance(0.06) and len(body) < 400 and fields.get("ttl", 64) > 2:
             if talk.family == 4:
-                fields["options"] = draw.options(talk.service)
+                # What the director quotes would have been written into, too, and the time of day in an
+                # envelope stands where no player looks for it.
+                forwarded = talk.service.method == "masq" and side == "client" and talk.number
+                fields["options"] = draw.options(forwarded and min(draw.mtu.values()) > 500)
                 paths.append("IP options")
             elif talk.protocol == UDP:
                 # Of TCP and SCTP the kernel would read the state from byte 40 (docs/differences.md).
@@ -223,7 +123,7 @@ class PacketRecording(Recording):
 
     def from_client(self, talk, packet, path):
         out = self.put("client", packet, self.path_of(packet, path, "client"), talk)
-        if self.reuses and talk.number and talk.protocol != UDP:
+        if self.reuses and talk.protocol != UDP:
             # An entry that this may have ended lingers until the kernel's next tick.
             self.sleep(0.025)
         self.learn(talk, out)
@@ -276,7 +176,7 @@ class PacketRecording(Recording):
             self.say(talk, "client")
 
     def say(self, talk, side):
-        if side == "server" and talk.number is None:
+        if side == "server" and (talk.number is None or talk.service.method == "masq" and not talk.real):
             return
         if side == "server" and talk.service.method != "masq":
             self.direct_answer(talk)
@@ -634,21 +534,19 @@ class PacketRecording(Recording):
         self.draw.mtu[side] = mtu
         self.command("ip link set %s mtu %d" % ("cl0" if side == "client" else "rs0", mtu))
 
-    def look(self):
-        """An entry that was just replaced lingers, counted, until the kernel's next tick."""
-        self.sleep(0.025)
-        self.take_late()
-        self.note(do="show", services=self.director.services())
-
     # -- all of it
+
+    def kinds(self):
+        """What may happen, and how often."""
+        return [(self.new, 16), (self.old, 30), (self.fragments, 5), (self.client_error, 9),
+                (self.unknown_error, 3), (self.server_error, 12), (self.echo, 3), (self.malformed, 6),
+                (self.stray, 6), (self.other_mac, 0.5), (self.tune, 0.3), (self.new_mtu, 0.15)]
 
     def play(self):
         self.configure()
         # What the commands took is not a time in which entries age.
         begin = time.monotonic()
-        kinds = [(self.new, 16), (self.old, 30), (self.fragments, 5), (self.client_error, 9),
-                 (self.unknown_error, 3), (self.server_error, 12), (self.echo, 3), (self.malformed, 6),
-                 (self.stray, 6), (self.other_mac, 0.5), (self.tune, 0.3), (self.new_mtu, 0.15)]
+        kinds = self.kinds()
         actions, shares = [kind for kind, _ in kinds], [share for _, share in kinds]
         for number in range(ACTIONS):
             self.random.choices(actions, shares)[0]()
@@ -659,20 +557,12 @@ class PacketRecording(Recording):
         self.look()
 
 
-def is_fragment(frame):
-    if frame[12:14] == b"\x86\xdd":
-        return shapes.FRAGMENT in (frame[20], frame[54])
-    return bool(int.from_bytes(frame[20:22], "big") & 0x3FFF)
-
-
-def label_of(frame):
-    return int.from_bytes(frame[15:18], "big") & 0xFFFFF
-
-
 def play(batch, folder):
+    # It builds on this file.
+    from recordftp import FtpRecording
     for seed, draw, director in batch:
         director.ready()
-        recording = PacketRecording(seed, director, draw)
+        recording = (FtpRecording if draw.ftp else PacketRecording)(seed, director, draw)
         recording.play()
         recording.save(folder)
         print(json.dumps(dict(seed=seed, seconds=round(time.monotonic() - recording.start, 2),
