@@ -254,6 +254,8 @@ impl House {
         });
         let mut frames = frames.split_off(frames.len().saturating_sub(count));
         frames.sort_by_key(|frame| pieces::offset(frame));
+        // One that came twice counts once.
+        frames.dedup_by_key(|frame| pieces::offset(frame));
         frames
     }
 
