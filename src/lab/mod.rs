@@ -6,6 +6,7 @@ pub mod cleanup;
 pub mod decap;
 pub mod exec;
 pub mod flood;
+mod gather;
 pub mod host;
 pub mod keeper;
 pub mod link;
