@@ -252,11 +252,12 @@ impl House {
             }
             !of_it(known)
         });
-        let mut frames = frames.split_off(frames.len().saturating_sub(count));
         frames.sort_by_key(|frame| pieces::offset(frame));
-        // One that came twice counts once.
-        frames.dedup_by_key(|frame| pieces::offset(frame));
-        frames
+        // One that came twice was dropped once.
+        if frames.len() > count {
+            frames.dedup_by_key(|frame| pieces::offset(frame));
+        }
+        frames.split_off(frames.len().saturating_sub(count))
     }
 
     /// Breathes until there is nothing more to do.

@@ -67,7 +67,7 @@ class Service:
         self.family, self.protocol, self.method = family, protocol, method
         self.port = PORTS[number]
         self.servers = []        # (address, port)
-        self.mark = None
+        self.mark, self.once = None, False
         self.address = None
 
     def words(self):

@@ -211,7 +211,8 @@ class PacketRecording(FrameRecorder):
         talk = self.some_talk()
         if not talk or talk.family == 6 and talk.service.mark and talk.number is None:
             return
-        nat = talk.real and talk.number
+        # What has no entry the host routes on, fragment by fragment as far as the player is concerned.
+        nat = talk.real and talk.number and not talk.service.once
         side = "server" if nat and self.draw.chance(0.4) else "client"
         source, target = self.ends(talk, side)
         draw, random = self.draw, self.random
@@ -482,7 +483,7 @@ class PacketRecording(FrameRecorder):
                 self.mark(service)
                 families.add(service.family)
             once = service.protocol == UDP and service.method != "local" and self.draw.chance(0.08)
-            words = ["-o"] if once else []
+            words, service.once = ["-o"] if once else [], once
             if not words and self.draw.chance(0.08):
                 words = ["-p", "300"]
             lines.append(["-A"] + service.words() + ["-s", "rr"] + words)
