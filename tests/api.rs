@@ -50,6 +50,7 @@ impl Plane {
             mtu: 1500,
             raw_ip: false,
             kernel: false,
+            held: Vec::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
             routes_from: Vec::new(),

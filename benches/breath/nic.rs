@@ -86,6 +86,7 @@ pub fn port(
         mtu: 1500,
         raw_ip: false,
         kernel: false,
+        held: Vec::new(),
         addresses: vec![],
         routes,
         routes_from: vec![],

@@ -189,6 +189,7 @@ pub(super) fn port(name: &str, side: Side, address: &str) -> Port {
         mtu: 1500,
         raw_ip: false,
         kernel: false,
+        held: Vec::new(),
         addresses: vec![(ip(address), 24)],
         routes: Vec::new(),
         routes_from: Vec::new(),

@@ -19,6 +19,7 @@ use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 
 use crate::director::snapshot::{KERNEL_HOP, Port, Side, SourceRoute};
 use crate::lvs::Link;
+use crate::nic::LOCAL_DEVICE;
 use crate::wire::Mac;
 
 /// After a change the tables are read once nothing more changes for this long …
@@ -258,11 +259,26 @@ impl Tables {
             mtu: mtu_of(link),
             raw_ip: wanted.raw_ip,
             kernel: false,
+            held: self.held_of(&addresses),
             routes: self.routes_of(index, wanted, &addresses),
             addresses,
             routes_from: wanted.routes_from.clone(),
             neighbours: wanted.neighbours.iter().copied().chain(permanent).collect(),
         }
+    }
+
+    /// Which of these addresses the kernel holds on any interface, but for the one that we reach it by.
+    fn held_of(&self, addresses: &[(IpAddr, u8)]) -> Vec<IpAddr> {
+        let ours = self.links.get(LOCAL_DEVICE).map(|link| link.header.index);
+        let others = self
+            .addresses
+            .iter()
+            .filter(|(index, _)| Some(**index) != ours);
+        let held: Vec<IpAddr> = others
+            .flat_map(|(_, held)| held.iter().map(|(address, _)| *address))
+            .collect();
+        let own = addresses.iter().map(|(address, _)| *address);
+        own.filter(|own| held.contains(own)).collect()
     }
 
     /// Configured routes first, then the networks of the addresses, then the kernel's by metric: of
@@ -385,6 +401,7 @@ fn bare_port(wanted: &Wanted) -> Port {
         mtu: 0,
         raw_ip: wanted.raw_ip,
         kernel: wanted.kernel,
+        held: Vec::new(),
         addresses: wanted.addresses.clone(),
         routes: Vec::new(),
         routes_from: Vec::new(),

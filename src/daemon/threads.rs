@@ -373,6 +373,7 @@ pub(super) mod tests {
                 mtu: 1500,
                 raw_ip: false,
                 kernel: false,
+                held: Vec::new(),
                 addresses: Vec::new(),
                 routes: Vec::new(),
                 routes_from: Vec::new(),

@@ -63,6 +63,9 @@ pub struct Port {
     /// Addresses that the director itself owns and answers ARP for on this port, beside the VIPs: the
     /// floating gateway, for instance. The first of a family is the source of our ICMP errors.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Which of `addresses` the machine's kernel holds, too. It answers there for itself, so that nobody is
+    /// locked out of the machine.
+    pub held: Vec<IpAddr>,
     /// Networks reachable by this port: prefix, its length, and the gateway (`None`: on the link).
     pub routes: Vec<(IpAddr, u8, Option<IpAddr>)>,
     /// Networks reachable by this port for what comes from certain addresses. They go before `routes`.
@@ -448,6 +451,12 @@ impl Snapshot {
     /// Is it an address the director owns on some port (not a VIP)? Which port?
     pub fn own_port(&self, address: &IpAddr) -> Option<usize> {
         self.own.get(address).copied()
+    }
+
+    /// Is it an address of the director where the machine's kernel answers for itself?
+    pub fn is_held(&self, address: &IpAddr) -> bool {
+        let port = self.own_port(address).map(|port| &self.ports[port]);
+        port.is_some_and(|port| port.held.contains(address)) && !self.is_vip(address)
     }
 
     /// The port whose other end is this machine's own kernel.

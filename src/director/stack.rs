@@ -96,6 +96,10 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
             Verdict::Pass
         };
     }
+    if own.snapshot.is_held(&p.packet.target()) {
+        p.say(|| "for the machine's own kernel".to_string());
+        return Verdict::Pass;
+    }
     // Nobody can be answered who has no address, or ours.
     let source = p.packet.source();
     if is_martian(p, own) || source.is_unspecified() || is_ours(own, &source) {

@@ -43,6 +43,7 @@ fn port(name: &str, side: Side, mac: Mac, address: [u8; 4], gateway: Option<[u8;
         mtu: 1500,
         raw_ip: false,
         kernel: false,
+        held: Vec::new(),
         addresses: vec![(address.into(), 24)],
         routes,
         routes_from: vec![],

@@ -134,6 +134,7 @@ pub fn ports(mtus: [u32; 2]) -> Vec<Port> {
             mtu: mtus[number],
             raw_ip: false,
             kernel: false,
+            held: Vec::new(),
             addresses: vec![(own_v4, 24), (own_v6, 64)],
             routes: vec![(own_v4, 24, None), (own_v6, 64, None)],
             routes_from: Vec::new(),

@@ -158,6 +158,7 @@ fn port(name: &str, side: PortSide, mac: Mac, on_link: (IpAddr, IpAddr)) -> Port
         mtu: 1500,
         raw_ip: false,
         kernel: false,
+        held: Vec::new(),
         addresses: Vec::new(),
         routes: vec![(on_link.0, 24, None), (on_link.1, 64, None)],
         routes_from: Vec::new(),

@@ -461,8 +461,8 @@ impl Scene {
             self.notes.push(line);
         }
         let routes = self.routes(index, &spec);
-        let neighbours = self.neighbours(index, &spec, &routes);
         Port {
+            neighbours: self.neighbours(index, &spec, &routes),
             routes_from: routes_from(&spec),
             name: spec.interface,
             side,
@@ -470,9 +470,9 @@ impl Scene {
             mtu,
             raw_ip: self.raw_ip,
             kernel: false,
+            held: Vec::new(),
             addresses,
             routes,
-            neighbours,
         }
     }
 

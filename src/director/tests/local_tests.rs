@@ -75,6 +75,32 @@ fn what_the_kernel_says_on_no_connection_leaves_as_it_is() {
     assert_eq!(plain.worker.account().passed, 1);
 }
 
+/// Where the kernel holds an address of the director, it answers for itself: nobody is locked out.
+#[test]
+fn what_the_kernel_holds_is_left_to_it() {
+    let own = [10, 0, 0, 1];
+    let knock = tcp(IN, (CLIENT, own), (40000, 22), "S");
+    let echo = icmp(IN, (CLIENT, own), [8, 0, 0, 0, 0, 1, 0, 1], b"anybody?");
+    let mut alone = house_with(web(), 80, true, |_| {});
+    let mut held = house_with(web(), 80, true, |parts| {
+        parts.ports[0].held = vec![own.into()]
+    });
+    for packet in [knock, echo] {
+        let (answered, _) = alone.outside_says(&packet);
+        assert_eq!(answered.len(), 1);
+        let (answered, inside) = held.outside_says(&packet);
+        assert!(answered.is_empty() && inside.is_empty());
+    }
+    assert_eq!(held.worker.account().passed, 2);
+    // A VIP is the director's, whoever holds it.
+    let mut vip = house_with(web(), 80, true, |parts| {
+        parts.ports[0].addresses.push((VIP.into(), 32));
+        parts.ports[0].held = vec![VIP.into()];
+    });
+    let (answered, _) = vip.outside_says(&tcp(IN, (CLIENT, VIP), (40000, 22), "S"));
+    assert_eq!(answered.len(), 1);
+}
+
 #[test]
 fn errors_follow_the_connection_both_ways() {
     let key = ServiceKey::Address {

@@ -85,6 +85,7 @@ pub fn ports(raw_ip: bool) -> Vec<Port> {
         mtu: 1500,
         raw_ip,
         kernel: false,
+        held: Vec::new(),
         addresses: vec![(own4, 24), (own6, 64)],
         routes: vec![(own4, 24, None), (own6, 64, None)],
         routes_from: Vec::new(),
