@@ -10,7 +10,7 @@ use super::snapshot::Role;
 use super::verdict::{DropReason, Verdict};
 use super::{Passage, fragments, local, resolve};
 use crate::conn::Direction;
-use crate::lvs::{Endpoint, Protocol};
+use crate::lvs::{Endpoint, Family, Protocol};
 use crate::time::Instant;
 use crate::wire::Packet;
 use crate::wire::answer::{self, IcmpError};
@@ -145,6 +145,7 @@ pub fn lacks_chunk<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
     packet.layout.protocol == number::SCTP
         && packet.layout.fragment == Fragment::Whole
         && !(packet.layout.transport && packet.sctp_chunks().is_some())
+        && own.snapshot.serves(Family::of(packet.target()))
         && (p.mark != 0 || is_ours(own, &packet.target()))
 }
 

@@ -329,8 +329,9 @@ impl Datagram {
     /// Adds what the fragment brings; says what that costs.
     fn add(&mut self, piece: &Piece<'_>) -> Result<usize, Clash> {
         let end = self.end_with(piece)?;
-        place(&mut self.runs, piece.start, piece.end)?;
+        // Also one that brings nothing new may tell where the datagram ends.
         (self.end, self.has_last) = (end, self.has_last || !piece.more);
+        place(&mut self.runs, piece.start, piece.end)?;
         let at = self.parts.partition_point(|part| part.start < piece.start);
         let part = Part {
             start: piece.start,

@@ -198,3 +198,14 @@ fn sctp_without_a_chunk_is_nobodys() {
     let (outside, _) = house.outside_says(&mended(frame));
     assert!(outside.is_empty());
 }
+
+#[test]
+fn sctp_without_a_chunk_is_looked_at_only_where_its_family_is_served() {
+    let v6 = ServiceKey::tcp(Ipv6Addr::LOCALHOST.into(), 80);
+    let mut house = house(v6, 80, true);
+    let own = [10, 0, 0, 1];
+    let mut frame = udp(IN, (CLIENT, own), (40000, 81), b"1234");
+    frame[23] = 132;
+    let (outside, _) = house.outside_says(&mended(frame));
+    assert_eq!(outside.len(), 1, "protocol unreachable");
+}

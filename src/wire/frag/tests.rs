@@ -96,6 +96,17 @@ fn repetitions_and_contradictions_are_told_apart_as_in_the_kernel() {
 }
 
 #[test]
+fn a_repetition_may_tell_the_end() {
+    let frames = [
+        plain(0, true, 16),
+        plain(24, true, 16),
+        plain(32, false, 8),
+        plain(16, true, 8),
+    ];
+    assert_eq!(fate(&frames), "wwrW");
+}
+
+#[test]
 fn marks_of_congestion_are_joined() {
     let both = |first, last| {
         let mut reassembler = Reassembler::new(BOUNDS);
