@@ -115,9 +115,7 @@ fn follow<P: Probe>(
     own: &mut Own,
 ) -> Verdict {
     let outward = direction == Direction::Out;
-    // The kernel looks at the sum of all that it is to take in itself, and of ICMPv6 only under LVS-NAT.
-    let looked_at = conn.method().is_nat() || !outward && p.packet.is_v4();
-    if looked_at && !p.packet.icmp_sum_holds() {
+    if conn.method().is_nat() && !p.packet.icmp_sum_holds() {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
     if outward && !conn.method().is_nat() {

@@ -287,14 +287,14 @@ class PacketRecording(FrameRecorder):
             return draw.some_bytes_wrong(packet[:random.choice([start + 8, 64, 128])]), " nonsense"
         return draw.text(random.choice([1, 8, 20, 28, 40, 48, 64])), " nonsense"
 
-    def complain(self, source, target, packet):
+    def complain(self, source, target, packet, sums=True):
         """An ICMP error from source to target about a packet, and how the quote is called."""
         random, draw = self.random, self.draw
         quoted, path = self.quote(packet)
         kind, code = random.choice(ERRORS6 if ":" in target else ERRORS4)
         rest = random.choice(TOLD_MTUS) if (kind, code) in ((3, 4), (2, 0)) else random.choice([0, 0, 7])
         body = shapes.icmp(source, target, kind, code, rest, quoted)
-        if draw.chance(0.05):
+        if draw.chance(0.05) and sums:
             body, path = shapes.damaged(body, shapes.icmp_number(target)), path + " wrong checksum"
         ttl = draw.hops() if draw.chance(0.1) else 64
         if ttl < 3:
@@ -314,7 +314,8 @@ class PacketRecording(FrameRecorder):
             body = self.body(talk, talk.wanted, talk.client, "client")
             about = self.wrap(talk.wanted[0], talk.client[0], talk.protocol, body)
         source = talk.client[0] if self.draw.chance(0.8) else self.draw.client(talk.family)
-        packet, path = self.complain(source, talk.wanted[0], about)
+        sums = not OLD or talk.service.method == "masq"
+        packet, path = self.complain(source, talk.wanted[0], about, sums)
         if self.fits(packet, "client"):
             self.from_client(talk, packet, "ICMP error of the client's side" + path)
 
@@ -325,7 +326,8 @@ class PacketRecording(FrameRecorder):
             return
         about = self.wrap(talk.wanted[0], talk.client[0], talk.protocol,
                           self.body(talk, talk.wanted, talk.client, "client"))
-        packet, path = self.complain(talk.client[0], talk.wanted[0], about)
+        sums = not OLD or talk.service.method == "masq"
+        packet, path = self.complain(talk.client[0], talk.wanted[0], about, sums)
         if self.fits(packet, "client"):
             self.from_client(talk, packet, "ICMP error about nothing" + path)
 
