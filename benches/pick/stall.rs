@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Instant as Clock;
+use std::time::{Duration, Instant as Clock};
 
 use hdrhistogram::Histogram;
 
@@ -26,12 +26,17 @@ const NEW_FRAMES: u64 = 2;
 const FLOWS: usize = 1 << 19;
 /// Changes in one round.
 const CHANGES: u32 = 300;
+/// The bare thread's time, and its turns.
+const BARE: Duration = Duration::from_millis(300);
+const BARE_TURN: Duration = Duration::from_micros(30);
 
 /// The turns of a worker, in ns: from taking its orders to telling its reports.
 struct Turns {
     histogram: Histogram<u64>,
     /// The longest order alone.
     order: u64,
+    /// The turn in which each order was taken.
+    ordered: Vec<u64>,
 }
 
 impl Turns {
@@ -39,8 +44,35 @@ impl Turns {
         Turns {
             histogram: Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("good bounds"),
             order: 0,
+            ordered: Vec::new(),
         }
     }
+}
+
+/// The longest turn with an order that was long in every round: the rounds give the same orders, and
+/// what the machine takes falls into another turn each time.
+fn longest_always(told: &[Round]) -> f64 {
+    let orders = told[0].changing.ordered.len();
+    let same = |round: &Round| round.changing.ordered.len() == orders;
+    assert!(orders > 0 && told.iter().all(same), "other orders");
+    let least = |at: usize| told.iter().map(|round| round.changing.ordered[at]).min();
+    let longest = (0..orders).filter_map(least).max();
+    longest.expect("there are orders") as f64
+}
+
+/// The longest turn of a thread that does nothing at all but look at the clock, in turns of this
+/// length, for as long as the rounds of a scheduler take: what the machine takes unseen.
+fn bare() -> f64 {
+    let (mut watch, start, mut longest) = (Watch::here(), Clock::now(), 0);
+    while start.elapsed() < BARE {
+        watch.start();
+        let turn = Clock::now();
+        while turn.elapsed() < BARE_TURN {
+            std::hint::spin_loop();
+        }
+        longest = longest.max(watch.ns());
+    }
+    longest as f64
 }
 
 /// What a round gives.
@@ -63,18 +95,24 @@ enum ToWorker {
 pub fn table(names: &[&str], rounds: usize) {
     println!(
         "\nThe turns of a worker while one of 1,000 real servers is changed, us, median (range) of \
-         {rounds} rounds of {CHANGES} changes\n{:<8}{:>22}{:>24}{:>22}{:>24}{:>22}{:>24}{:>24}",
+         {rounds} rounds of {CHANGES} changes\n{:<8}{:>24}{:>22}{:>24}{:>22}{:>24}{:>16}{:>22}{:>24}{:>24}",
         "",
+        "bare: longest",
         "still: 99.9 %",
         "longest",
         "changing: 99.9 %",
         "longest",
+        "longest always",
         "longest order",
         "a change",
         "longest change"
     );
     for name in names {
-        let told: Vec<Round> = (0..rounds).map(|_| play(name)).collect();
+        let (mut told, mut bares) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            bares.push(bare() / 1000.0);
+            told.push(play(name));
+        }
         let row = |of: &dyn Fn(&Round) -> f64| {
             let figures: Vec<f64> = told.iter().map(|round| of(round) / 1000.0).collect();
             words(&figures, 0)
@@ -86,11 +124,13 @@ pub fn table(names: &[&str], rounds: usize) {
             sorted[((sorted.len() - 1) as f64 * at) as usize]
         };
         println!(
-            "{name:<8}{:>22}{:>24}{:>22}{:>24}{:>22}{:>24}{:>24}",
+            "{name:<8}{:>24}{:>22}{:>24}{:>22}{:>24}{:>16.0}{:>22}{:>24}{:>24}",
+            words(&bares, 0),
             row(&|round| high(&round.still)),
             row(&|round| round.still.histogram.max() as f64),
             row(&|round| high(&round.changing)),
             row(&|round| round.changing.histogram.max() as f64),
+            longest_always(&told) / 1000.0,
             row(&|round| round.changing.order as f64),
             row(&|round| change(round, 0.5)),
             row(&|round| change(round, 1.0)),
@@ -194,24 +234,26 @@ impl Traffic {
         loop {
             watch.start();
             let now = now(self.start);
-            let (mut question, mut orders_given) = (None, false);
+            let (mut question, mut orders_given) = (None, 0);
             while let Ok(word) = taken.try_recv() {
                 match word {
                     ToWorker::Order(order) => {
                         self.worker.handle_order(order, now);
-                        orders_given = true;
+                        orders_given += 1;
                     }
                     ToWorker::Tell(answer) => question = Some(answer),
                     ToWorker::Stop => return,
                 }
             }
-            let ordered = orders_given.then(|| watch.ns());
+            let ordered = (orders_given > 0).then(|| watch.ns());
             self.breathe_old();
             self.open(NEW_FRAMES);
             while let Some(report) = self.worker.poll_report() {
                 tell.send(report).expect("the control plane listens");
             }
-            turns.histogram.saturating_record(watch.ns());
+            let turn = watch.ns();
+            turns.histogram.saturating_record(turn);
+            turns.ordered.extend(vec![turn; orders_given]);
             turns.order = turns.order.max(ordered.unwrap_or(0));
             if let Some(answer) = question {
                 // Who asked may have gone.

@@ -19,8 +19,17 @@ use super::whole::WholeTuples;
 use crate::lvs::ForwardMethod;
 use crate::lvs::tuple::Tuple;
 
-/// Shards of the table. Many, so that growing one (the others go on) stays short.
-const SHARDS: usize = 256;
+/// Shards of a table of this many entries. Growing one moves all of its entries in one go, each a cache
+/// miss (the others go on): at no more than a thousand or two of them that stays far under a millisecond.
+/// A shard without entries costs a cache line or two.
+fn shards(len_max: usize) -> usize {
+    (len_max / 1024)
+        .next_power_of_two()
+        .clamp(SHARDS_MIN, SHARDS_MAX)
+}
+
+const SHARDS_MIN: usize = 256;
+const SHARDS_MAX: usize = 8192;
 /// A shard with more room than this gives memory back once it is seven eighths empty.
 const SHARD_KEEP: usize = 1024;
 
@@ -72,7 +81,7 @@ impl ConnTable {
     /// A table for at most `len_max` entries; `seed` makes its hashing its own.
     pub fn new(len_max: usize, seed: u64) -> ConnTable {
         ConnTable {
-            map: DashMap::with_hasher_and_shard_amount(Ready, SHARDS),
+            map: DashMap::with_hasher_and_shard_amount(Ready, shards(len_max)),
             seed,
             len: AtomicUsize::new(0),
             len_max,
