@@ -119,15 +119,17 @@ impl Index {
         self.slots[self.home(hash)].tag
     }
 
-    /// Loads the entry that the hash probably leads to.
+    /// Loads the entry that the hash leads to, be it at home or pushed further.
     pub fn warm_conn(&self, hash: u64) -> u64 {
-        match &self.slots[self.home(hash)] {
-            Slot {
-                tag,
-                conn: Some(conn),
-            } if (tag ^ hash) & !OUT == 0 => conn.warm(),
-            _ => 0,
+        let (home, mask) = (self.home(hash), self.slots.len() - 1);
+        for probe in 0..PROBES_MAX {
+            let Slot { tag, conn } = &self.slots[(home + probe) & mask];
+            let Some(conn) = conn else { break };
+            if (tag ^ hash) & !OUT == 0 {
+                return conn.warm();
+            }
         }
+        0
     }
 
     /// The connection of a packet and its direction.
