@@ -307,6 +307,8 @@ impl World {
 
     fn breathe(&mut self) {
         self.worker.breathe(self.now);
+        // The control plane takes them, and gives back the memory that is in one.
+        while self.worker.poll_report().is_some() {}
         self.now += BREATH;
     }
 

@@ -4,7 +4,7 @@
 //!
 //! It is a cache: whatever is missing is found in the table and put here. So it may forget at any
 //! time. It grows without a pause: the next slots are made ready, some with each connection that is
-//! remembered beyond half, and the old ones are still searched while they move over, some in each breath.
+//! remembered when it gets full, and the old ones are still searched while they move over, some in each breath.
 
 use std::sync::Arc;
 
@@ -21,10 +21,12 @@ const PROBES_MAX: usize = 16;
 const SWEEPS: usize = 512;
 /// Slots looked at in one sweep at the least.
 const SWEEP_MIN: usize = 64;
-/// Slots of the next size made ready with each connection remembered while more than half are in use:
-/// all are ready when three quarters are, and none of the pauses that a whole new table takes (16 MiB of
-/// fresh pages for a million slots, 4.6 ms) is had.
-const READY: usize = 16;
+/// Slots of the next size made ready with each connection remembered from `READY_FROM` on: all of
+/// them when three quarters are in use. So a growth is no pause, which making a whole new table at once
+/// would be: milliseconds for the fresh pages of a million slots.
+const READY: usize = 64;
+/// They are begun when so many of thirty-two slots are in use: late, since they hold memory.
+const READY_FROM: usize = 23;
 /// Old slots moved over in one breath after a growth: a hundred thousand breaths a second are had, so
 /// even the largest index has moved before it can fill up again.
 const MOVE: usize = 256;
@@ -49,8 +51,15 @@ pub struct Index {
     /// when it was whole.
     old: Vec<Slot>,
     old_mask: usize,
+    /// Old slots that are all empty now.
+    spent: Option<Spent>,
     remembers: bool,
 }
+
+/// Memory that an index needs no longer, for somebody with time to give it back: that takes milliseconds
+/// for a large one.
+#[derive(Clone, Debug)]
+pub struct Spent(#[allow(dead_code, reason = "it is only held")] Vec<Slot>);
 
 const OUT: u64 = 1;
 
@@ -106,6 +115,7 @@ impl Index {
             next: Vec::new(),
             old: Vec::new(),
             old_mask: 0,
+            spent: None,
             remembers,
         }
     }
@@ -147,7 +157,7 @@ impl Index {
         if !self.remembers {
             return;
         }
-        if self.used * 2 >= self.slots.len() && self.slots.len() < self.slots_max {
+        if self.used * 32 >= self.slots.len() * READY_FROM && self.slots.len() < self.slots_max {
             self.get_ready();
             if self.used * 4 >= self.slots.len() * 3 {
                 self.grow();
@@ -214,8 +224,13 @@ impl Index {
             }
         }
         if self.old.is_empty() && self.old.capacity() != 0 {
-            self.old = Vec::new();
+            self.spent = Some(Spent(std::mem::take(&mut self.old)));
         }
+    }
+
+    /// What is needed no longer since the last growth, once.
+    pub fn take_spent(&mut self) -> Option<Spent> {
+        self.spent.take()
     }
 
     /// Lets go of some entries that left the table: once a tick of the wheel, since every entry looked

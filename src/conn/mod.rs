@@ -19,7 +19,7 @@ pub use defence::Defences;
 pub use direction::Direction;
 pub use entry::{Conn, Opening, StepRules};
 pub use helped::{Awaits, Helped, Shift};
-pub use index::Index;
+pub use index::{Index, Spent};
 pub use state::State;
 pub use table::{ConnTable, Refused, TableFull};
 pub use template::EngineData;

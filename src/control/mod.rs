@@ -330,6 +330,7 @@ impl ControlPlane {
             }
             // There is nothing to decide: a port that works again is used again. The daemon says it.
             Report::Port { .. } => {}
+            Report::Spent(memory) => drop(memory),
         }
     }
 

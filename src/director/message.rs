@@ -40,4 +40,6 @@ pub enum Report {
         /// What is wrong; `None` when it works again.
         error: Option<crate::wire::NicError>,
     },
+    /// Memory that the worker has no use for; the control plane frees it.
+    Spent(crate::conn::Spent),
 }

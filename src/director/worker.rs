@@ -276,6 +276,7 @@ impl Worker {
         let Lane { index, own } = &mut self.lane;
         let mut pops = own.snapshot.limits.wheel_pops_per_breath_max;
         index.settle();
+        self.reports.extend(index.take_spent().map(Report::Spent));
         let before = own.wheel.tick();
         while let Due::Expired(conn) = own.wheel.turn(now, &mut pops) {
             if conn.outlives_expiry(now) {

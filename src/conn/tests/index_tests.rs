@@ -65,15 +65,15 @@ fn growing_while_in_use_forgets_hardly_anybody() {
 fn the_next_slots_are_ready_before_they_are_needed() {
     let table = ConnTable::new(40_000, SEED);
     let mut index = Index::new(1 << 20);
-    let (mut before, mut growths) = ((index.slots(), index.ready()), 0);
+    let (mut before, mut growths, mut returned) = ((index.slots(), index.ready()), 0, 0);
     for conn in fill(&table, 40_000) {
         for direction in [Direction::In, Direction::Out] {
             index.remember(conn.tuple(direction).hash(SEED), direction, &conn);
             let after = (index.slots(), index.ready());
             if after.0 == before.0 {
-                assert!(after.1 <= before.1 + 16, "{before:?} {after:?}");
+                assert!(after.1 <= before.1 + 64, "{before:?} {after:?}");
             } else {
-                assert!(before.1 + 16 >= after.0, "{before:?} {after:?}");
+                assert!(before.1 + 64 >= after.0, "{before:?} {after:?}");
                 assert_eq!(after.1, 0);
                 // It grows as soon as three quarters are in use.
                 assert_eq!(after.0, before.0 * 2);
@@ -82,8 +82,9 @@ fn the_next_slots_are_ready_before_they_are_needed() {
             before = after;
         }
         index.settle();
+        returned += usize::from(index.take_spent().is_some());
     }
-    assert_eq!(growths, 5, "{before:?}");
+    assert_eq!((growths, returned), (5, 5), "{before:?}");
 }
 
 /// Growing again before the growth before is done may forget, but not lie.
