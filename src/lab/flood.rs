@@ -15,7 +15,7 @@ use crate::wire::arp::Arp;
 use crate::wire::checksum::{Sum, pseudo_header};
 use crate::wire::nic::FrameView;
 use crate::wire::packet::Kind;
-use crate::wire::{Layout, Mac, Offload, Packet};
+use crate::wire::{Layout, Mac, Offload, Packet, Tx};
 
 /// Most frames of one flood.
 pub const FRAMES_MAX: u64 = 100_000_000;
@@ -66,16 +66,9 @@ impl Flood {
     /// # Errors
     /// When no interface of this host has the target's network, nobody tells its MAC address, or the
     /// interface cannot be opened.
-    pub fn run(&self, _: &Inside) -> io::Result<FloodReport> {
-        let (interface, own) = interface_to(*self.target.ip())?;
-        let options = OpenOptions::new(interface.name.as_str(), Side::Public);
-        let opened = nic::open(Backend::Packet, &options);
-        let (rx, mut tx) = opened.map_err(|error| io::Error::other(error.to_string()))?;
-        let mut halves: Halves = (rx, tx);
-        let mac = ask_mac(&mut halves, (interface.mac, own), *self.target.ip())?;
-        // Nobody reads the answers, so nobody shall collect them.
-        (_, tx) = halves;
-        let mut frames = [blank((mac, interface.mac), self.target); BATCH];
+    pub fn run(&self, inside: &Inside) -> io::Result<FloodReport> {
+        let Outlet { mut tx, macs, .. } = Outlet::towards(inside, *self.target.ip())?;
+        let mut frames = [blank(macs, self.target); BATCH];
         let mut rng = Rng::new(self.seed);
         let (start, limit) = (
             Instant::now(),
@@ -104,6 +97,38 @@ impl Flood {
         }
         report.took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(report)
+    }
+}
+
+/// An interface by which a neighbour is reached, to send frames of our own making.
+pub struct Outlet {
+    /// Sends.
+    pub tx: Box<dyn Tx>,
+    /// MAC addresses: the neighbour's, our own.
+    pub macs: (Mac, Mac),
+    /// Our own address there.
+    pub own: Ipv4Addr,
+}
+
+impl Outlet {
+    /// Finds the interface that has the neighbour's network, and asks for its MAC address.
+    ///
+    /// # Errors
+    /// When no interface of this host has that network, nobody tells the MAC address, or the interface
+    /// cannot be opened.
+    pub fn towards(_: &Inside, neighbour: Ipv4Addr) -> io::Result<Outlet> {
+        let (interface, own) = interface_to(neighbour)?;
+        let options = OpenOptions::new(interface.name.as_str(), Side::Public);
+        let opened = nic::open(Backend::Packet, &options);
+        let mut halves = opened.map_err(|error| io::Error::other(error.to_string()))?;
+        let mac = ask_mac(&mut halves, (interface.mac, own), neighbour)?;
+        // Nobody reads the answers, so nobody shall collect them.
+        let (_, tx) = halves;
+        Ok(Outlet {
+            tx,
+            macs: (mac, interface.mac),
+            own,
+        })
     }
 }
 

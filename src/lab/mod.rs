@@ -11,6 +11,7 @@ pub mod host;
 pub mod keeper;
 pub mod link;
 pub mod netns;
+pub mod program;
 pub mod stay;
 pub mod topology;
 pub mod visit;
@@ -157,6 +158,15 @@ impl Lab {
     /// # Errors
     /// When it does not become ready, with the end of what it printed.
     pub fn start_director(&mut self, director: &Director) -> io::Result<()> {
+        let text = director_config(&self.topology, director, &self.control())?;
+        self.start_director_on(&text)
+    }
+
+    /// Writes this configuration, starts a director with it, and waits until frames flow.
+    ///
+    /// # Errors
+    /// When it does not become ready, with the end of what it printed.
+    pub fn start_director_on(&mut self, text: &str) -> io::Result<()> {
         let control = self.control();
         if control.as_os_str().len() >= SOCKET_PATH_BYTES_MAX {
             let text = format!("{} is too long for a socket", control.display());
@@ -164,10 +174,7 @@ impl Lab {
         }
         let folder = self.claim().folder.clone();
         let config = folder.join("ulvs.toml");
-        std::fs::write(
-            &config,
-            director_config(&self.topology, director, &control)?,
-        )?;
+        std::fs::write(&config, text)?;
         let log = folder.join(DIRECTOR_LOG);
         let order = Order::StartDirector {
             arguments: vec![
@@ -374,6 +381,16 @@ impl Signals {
         }
     }
 
+    fn is_pending(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd that lives on this stack; it does not wait.
+        unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
+    }
+
     fn drain(&self) {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
         // SAFETY: the buffer is as long as one answer; the descriptor does not block.
@@ -421,8 +438,16 @@ fn with_log(error: &io::Error, log: &Path) -> io::Error {
     )
 }
 
-/// The director's configuration file for this network.
-fn director_config(topology: &Topology, director: &Director, control: &Path) -> io::Result<String> {
+/// The director's configuration file for this network. Real servers or services may be added at its end:
+/// the last section is the last real server of the last service.
+///
+/// # Errors
+/// Never for what can be written as text.
+pub fn director_config(
+    topology: &Topology,
+    director: &Director,
+    control: &Path,
+) -> io::Result<String> {
     let quoted = |text: &str| serde_json::to_string(text);
     let mut text = format!(
         "[director]\nnic = {}\nworkers = {}\ncontrol = {}\n",

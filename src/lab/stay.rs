@@ -198,7 +198,7 @@ impl StayReport {
 
 /// Raises the limit of open files to `wanted`, as far as the system allows; what is refused later says
 /// so itself.
-pub(super) fn allow_files(wanted: u64) {
+pub fn allow_files(wanted: u64) {
     // SAFETY: both calls get a pointer to a struct on this stack, which the first one fills.
     unsafe {
         let mut limit: libc::rlimit = std::mem::zeroed();

@@ -3,10 +3,12 @@
 //! floating gateway 192.168.1.254.
 
 mod files;
+mod measured;
 mod others;
 mod six;
 
 pub use files::{FOLDER, SETTINGS_FILE};
+pub use measured::Between;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
