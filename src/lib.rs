@@ -2,7 +2,7 @@
 //!
 //! Two pure hearts and one body. Floor A (`wire` `lvs` `sched` `conn` `forward` `director`) decides
 //! where each frame goes; floor B (`config` `control`) decides what the services are; floor C (`nic`
-//! `daemon` `web` `cli` `lab`) moves bytes and time into the hearts and carries their answers out. Which
+//! `daemon` `web` `cli` `lab` `bench`) moves bytes and time into the hearts and carries their answers out. Which
 //! room may use which is written in `docs/architecture.md`, section 4, and checked by `tests/tidy.rs`.
 //!
 //! Start reading at [`director`]: `Director::handle_frame` tells the life of a packet on one screen.
@@ -10,6 +10,7 @@
 #![warn(missing_docs)]
 #![deny(unused, unsafe_op_in_unsafe_fn)]
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod conn;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ulvs::cli::adm::{self, Extra, Outcome};
 use ulvs::cli::names::SystemNames;
 use ulvs::cli::options::{Program, RunArgs, program_of};
-use ulvs::cli::{apply, client, exec, lab, pages, proc, run, sim, trace, tune};
+use ulvs::cli::{apply, bench, client, exec, lab, pages, proc, run, sim, trace, tune};
 use ulvs::{daemon, web};
 
 fn main() -> ExitCode {
@@ -44,6 +44,7 @@ fn by_first_word(words: &[OsString], argv: &[String]) -> ExitCode {
             Program::Adm { words } => ipvsadm(&words),
             Program::Proc { file } => print(&proc::run(file.as_deref())),
             Program::Tune { words } => print(&tune::run(&words)),
+            Program::Bench(args) => bench::run(&args),
             Program::Lab { words } => lab::run(words),
         },
     }

@@ -4,6 +4,8 @@
 
 #[path = "lab/api.rs"]
 mod api;
+#[path = "lab/bench.rs"]
+mod bench;
 #[path = "lab/flood.rs"]
 mod flood;
 #[path = "lab/words.rs"]

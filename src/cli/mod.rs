@@ -3,6 +3,7 @@
 mod about;
 pub mod adm;
 pub mod apply;
+pub mod bench;
 pub mod client;
 pub mod exec;
 mod help;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::apply::{ApplyArgs, DiffArgs};
+use super::bench::BenchArgs;
 use super::exec::ExecArgs;
 use super::pages::{CompletionsArgs, ManArgs};
 use super::sim::SimArgs;
@@ -60,6 +61,8 @@ pub enum Program {
     Openapi,
     /// Play a director on a simulated network, led by chance, and watch that its laws hold.
     Sim(SimArgs),
+    /// Measure a director, and what one would use instead, in networks of their own.
+    Bench(BenchArgs),
     /// Make whole networks in namespaces and try a director in them; `ulvs lab -h` tells more.
     #[command(disable_help_flag = true, disable_version_flag = true)]
     Lab {
