@@ -413,7 +413,7 @@ fn every_row_is_what_the_document_says() {
         received: 3,
         dropped: 3,
         drops: vec![("no-service".to_string(), 2), ("malformed".to_string(), 1)],
-        ports: vec![("eth0".to_string(), [3, 0, 0, 0, 0])],
+        ports: vec![("eth0".to_string(), [3, 0, 0, 0, 0, 0])],
         silent: vec![1],
         ..AccountRow::default()
     };

@@ -420,9 +420,10 @@ fn frames(account: &AccountRow) -> String {
         "made by the director itself: {}",
         account.originated
     ));
-    let row = |cells: [&str; 6]| {
-        let [name, received, overrun, truncated, sent, refused] = cells;
-        format!("{name:<8} {received:>10} {overrun:>10} {truncated:>10} {sent:>10} {refused:>10}")
+    let row = |cells: [&str; 7]| {
+        let [name, numbers @ ..] = cells;
+        let numbers = numbers.map(|cell| format!(" {cell:>10}"));
+        format!("{name:<8}{}", numbers.concat())
     };
     lines.push(row([
         "port",
@@ -431,10 +432,11 @@ fn frames(account: &AccountRow) -> String {
         "truncated",
         "sent",
         "refused",
+        "cut",
     ]));
     for (name, counts) in &account.ports {
-        let [a, b, c, d, e] = counts.map(|count| count.to_string());
-        lines.push(row([name, &a, &b, &c, &d, &e]));
+        let [a, b, c, d, e, f] = counts.map(|count| count.to_string());
+        lines.push(row([name, &a, &b, &c, &d, &e, &f]));
     }
     section(&format!("The frame account: {balances}"), &lines)
 }

@@ -437,10 +437,10 @@ pub struct AccountRow {
     pub originated: u64,
     /// Does received = forwarded + answered + passed + held + dropped hold?
     pub balances: bool,
-    /// Per port: name, received, overrun, truncated, sent, refused.
+    /// Per port: name, received, overrun, truncated, sent, refused, cut.
     #[serde(with = "counts::ports")]
     #[schemars(with = "Vec<PortCounts>")]
-    pub ports: Vec<(String, [u64; 5])>,
+    pub ports: Vec<(String, [u64; 6])>,
     /// Workers that did not answer in time: their frames are missing above.
     #[serde(default)]
     pub silent: Vec<u32>,

@@ -91,17 +91,20 @@ pub(super) struct PortCounts {
     sent: u64,
     /// Frames that it did not take.
     refused: u64,
+    /// Super-frames of UDP that were cut for it: the kernel is older than Linux 6.2.
+    #[serde(default)]
+    cut: u64,
 }
 
 /// Interfaces with their counters.
 pub(super) mod ports {
     use super::*;
 
-    type Port = (String, [u64; 5]);
+    type Port = (String, [u64; 6]);
 
     pub fn serialize<S: Serializer>(all: &[Port], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(all.iter().map(|(name, counts)| {
-            let [received, overrun, truncated, sent, refused] = *counts;
+            let [received, overrun, truncated, sent, refused, cut] = *counts;
             PortCounts {
                 name: name.clone(),
                 received,
@@ -109,6 +112,7 @@ pub(super) mod ports {
                 truncated,
                 sent,
                 refused,
+                cut,
             }
         }))
     }
@@ -122,6 +126,7 @@ pub(super) mod ports {
                 port.truncated,
                 port.sent,
                 port.refused,
+                port.cut,
             ];
             (port.name, counts)
         };

@@ -120,8 +120,8 @@ struct Audit {
 #[derive(Debug)]
 struct Part {
     account: Account,
-    /// Counters per port: received, overrun, truncated, sent, refused.
-    ports: Vec<[u64; 5]>,
+    /// Counters per port: received, overrun, truncated, sent, refused, cut.
+    ports: Vec<[u64; 6]>,
     /// Of several workers' stories, the first that begins with the opening of its connection.
     story: Vec<String>,
 }
@@ -322,6 +322,7 @@ impl ControlPlane {
                                 port.truncated,
                                 port.sent,
                                 port.refused,
+                                port.cut,
                             ]
                         })
                         .collect(),
@@ -357,7 +358,7 @@ impl ControlPlane {
             silent: (0..self.setup.workers as u32).collect(),
             sum: Part {
                 account: Account::new(),
-                ports: vec![[0; 5]; self.setup.ports.len()],
+                ports: vec![[0; 6]; self.setup.ports.len()],
                 story: Vec::new(),
             },
         };

@@ -145,6 +145,13 @@ impl Own {
         self.ident
     }
 
+    /// The first of so many identifications in a row: of what a device cuts a super-frame into.
+    pub fn next_idents(&mut self, count: usize) -> u16 {
+        let first = self.next_ident();
+        self.ident = first.wrapping_add((count as u16).saturating_sub(1));
+        first
+    }
+
     /// Lets a frame wait; the one that waited longest makes room for it.
     pub fn hold(&mut self, frame: HeldFrame) {
         let held_max = self.snapshot.limits.neigh_held_frames_max.max(1) as usize;
@@ -218,11 +225,24 @@ impl Outbox {
         offload: Offload,
         build: impl FnOnce(&mut Vec<u8>),
     ) -> bool {
+        self.add_cut(port, frames, |out| {
+            build(out);
+            offload
+        })
+    }
+
+    /// The same where `build` says what is left to do with the frame.
+    pub fn add_cut(
+        &mut self,
+        port: usize,
+        frames: u32,
+        build: impl FnOnce(&mut Vec<u8>) -> Offload,
+    ) -> bool {
         let Some(frame) = self.slot(port) else {
             return false;
         };
-        build(&mut frame.bytes);
-        (frame.offload, frame.origin) = (offload, Origin::Received(frames));
+        frame.offload = build(&mut frame.bytes);
+        frame.origin = Origin::Received(frames);
         true
     }
 

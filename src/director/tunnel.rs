@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::lane::Own;
 use super::probe::{Probe, Step};
+use super::resolve::LinkHeader;
 use super::verdict::{DropReason, Verdict};
 use super::{Director, Passage, resolve, serve, stack};
 use crate::conn::{Conn, Direction};
@@ -13,6 +14,7 @@ use crate::lvs::{Endpoint, Flow, Protocol, Tunnel, Tuple};
 use crate::wire::answer::IcmpError;
 use crate::wire::encap::{self, Contents, Envelope, Outer};
 use crate::wire::gso::Segments;
+use crate::wire::gue::Datagrams;
 use crate::wire::icmp::Quote;
 use crate::wire::packet::{Kind, Layout};
 use crate::wire::{Offload, Packet};
@@ -20,6 +22,8 @@ use crate::wire::{Offload, Packet};
 /// A link that carries less than this of a packet carries none (RFC 791, RFC 8200 section 5).
 const V4_MTU_MIN: u32 = 68;
 const V6_MTU_MIN: u32 = 1280;
+/// The longest IP packet.
+const PACKET_LEN_MAX: usize = 65_535;
 
 /// Sends a packet of a client to its real server in an envelope.
 pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
@@ -83,10 +87,9 @@ fn lost<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Ver
     )
 }
 
-/// Sends what a super-frame stands for, each segment in an envelope of its own: no device could cut it
-/// inside one.
+/// Sends what a super-frame stands for, each segment in an envelope of its own.
 fn send_segments<P: Probe>(
-    mut outer: Outer,
+    outer: Outer,
     egress: usize,
     next_hop: IpAddr,
     p: &mut Passage<'_, '_, P>,
@@ -95,32 +98,78 @@ fn send_segments<P: Probe>(
     let Some(segments) = Segments::new(&p.packet) else {
         return Verdict::Drop(DropReason::TooLong);
     };
-    let count = segments.len();
-    if !own.pieces.has_room(count) {
-        return Verdict::Drop(DropReason::FragmentLimit);
+    if outer.len() + segments.longest() > PACKET_LEN_MAX {
+        return Verdict::Drop(DropReason::TooLong);
     }
     let Some(link) = resolve::link_header(egress, next_hop, p.now, own) else {
         // Whoever sends super-frames sends them again.
         return Verdict::Drop(DropReason::NoNeighbour);
     };
-    for index in 0..count {
-        outer.ident = own.next_ident();
-        let carried = u32::from(index + 1 == count);
-        own.pieces
-            .add_received(egress, carried, Offload::default(), |out| {
-                out.extend_from_slice(link.bytes());
-                let at = out.len();
-                out.resize(at + outer.len(), 0);
-                segments.write(index, out);
-                let (head, inner) = out[at..].split_at_mut(outer.len());
-                outer.write(head, inner);
-            });
-    }
+    let count = segments.len();
+    let sent = match Datagrams::new(&segments, &outer, link.bytes().len()) {
+        Some(datagrams) => add_whole(&datagrams, outer, egress, &link, own),
+        None => add_each(&segments, outer, egress, &link, own),
+    };
+    let Some(frames) = sent else {
+        return Verdict::Drop(DropReason::FragmentLimit);
+    };
     if P::ON {
-        let text = format!("a super-frame: {count} segments");
+        let text = format!("a super-frame: {count} segments in {frames} frames");
         p.probe.step(Step::Said(text));
     }
     Verdict::Held
+}
+
+/// Adds super-frames of GUE, which a device can cut. Says how many, if this breath has room for them.
+fn add_whole(
+    datagrams: &Datagrams<'_>,
+    mut outer: Outer,
+    egress: usize,
+    link: &LinkHeader,
+    own: &mut Own,
+) -> Option<usize> {
+    let count = datagrams.len();
+    if !own.pieces.has_room(count) {
+        return None;
+    }
+    for index in 0..count {
+        outer.ident = own.next_idents(datagrams.segments_of(index).len());
+        let carried = u32::from(index + 1 == count);
+        own.pieces.add_cut(egress, carried, |out| {
+            out.extend_from_slice(link.bytes());
+            datagrams.write(index, &outer, out)
+        });
+    }
+    Some(count)
+}
+
+/// Adds each segment as a frame: no device could cut them inside this envelope. Says how many, if this
+/// breath has room for them.
+fn add_each(
+    segments: &Segments<'_>,
+    mut outer: Outer,
+    egress: usize,
+    link: &LinkHeader,
+    own: &mut Own,
+) -> Option<usize> {
+    let count = segments.len();
+    if !own.pieces.has_room(count) {
+        return None;
+    }
+    for index in 0..count {
+        outer.ident = own.next_ident();
+        let carried = u32::from(index + 1 == count);
+        own.pieces.add_cut(egress, carried, |out| {
+            out.extend_from_slice(link.bytes());
+            let at = out.len();
+            out.resize(at + outer.len(), 0);
+            segments.write(index, out);
+            let (head, inner) = out[at..].split_at_mut(outer.len());
+            outer.write(head, inner);
+            Offload::default()
+        });
+    }
+    Some(count)
 }
 
 fn tunnel_name(tunnel: Tunnel) -> &'static str {

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::cleanup::HostRecord;
 use super::decap;
 use super::host::{Load, LoadReport, Server};
-use super::link::{End, Network, set_sysctls, wait_until_up};
+use super::link::{End, Network, plain_bridges, set_sysctls, wait_until_up};
 use super::netns::{self, HostNamespaces, Inside};
 use super::stay;
 use super::topology::{Host, Interface, Role, Topology, Wiring, quiet};
@@ -257,6 +257,7 @@ impl Keeper {
     /// Connects the hosts; gives back the names of the links that stay here, in the switch.
     async fn lay_cables(&self, topology: &Topology) -> io::Result<Vec<String>> {
         set_sysctls(&self.inside, &quiet())?;
+        set_sysctls(&self.inside, &plain_bridges())?;
         let network = Network::open(&self.inside)?;
         let mut ports = Vec::new();
         let mut indices = LINK_INDEX_FIRST..;

@@ -272,6 +272,13 @@ pub fn set_sysctls(_: &Inside, sysctls: &[(String, String)]) -> io::Result<()> {
     Ok(())
 }
 
+/// Sysctls by which a switch does not look for rules about IP packets (br_netfilter, where there is one).
+pub fn plain_bridges() -> Vec<(String, String)> {
+    ["iptables", "ip6tables", "arptables"]
+        .map(|name| (format!("bridge/bridge-nf-call-{name}?"), "0".to_string()))
+        .to_vec()
+}
+
 fn doing(what: &str, error: &rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => {

@@ -2,6 +2,7 @@
 //! interface to one worker; `steer` spreads frames over workers; `quiet` keeps the kernel's own stack
 //! off our frames. Nothing in here knows a virtual service or a connection.
 
+mod cut;
 mod error;
 mod local_link;
 mod netlink;

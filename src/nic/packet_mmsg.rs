@@ -126,6 +126,7 @@ impl Rx for MmsgRx {
             truncated: self.truncated,
             sent,
             refused,
+            cut: self.sent.cut(),
         }
     }
 }

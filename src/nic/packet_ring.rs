@@ -236,6 +236,7 @@ impl Rx for RingRx {
             truncated: self.truncated,
             sent,
             refused,
+            cut: self.sent.cut(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::error::no_such_interface;
 use super::packet_socket::{Buffer, set_buffer};
 use super::sys::{self, check, errno};
-use super::{BATCH_FRAMES_MAX, OpenError, OpenOptions};
+use super::{BATCH_FRAMES_MAX, OpenError, OpenOptions, cut};
 use crate::wire::nic::Sent;
 use crate::wire::offload::VNET_HEADER_LEN;
 use crate::wire::{FrameView, Tx};
@@ -25,6 +25,7 @@ const SEND_RETRIES_MAX: u32 = 16;
 pub(super) struct TxCount {
     sent: AtomicU64,
     refused: AtomicU64,
+    cut: AtomicU64,
 }
 
 impl TxCount {
@@ -35,6 +36,17 @@ impl TxCount {
         };
         add(&self.sent, sent.taken);
         add(&self.refused, sent.refused);
+    }
+
+    /// Books a super-frame that the kernel would not take whole.
+    pub fn book_cut(&self) {
+        let before = self.cut.load(Ordering::Relaxed);
+        self.cut.store(before + 1, Ordering::Relaxed);
+    }
+
+    /// Super-frames cut here.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// Frames sent and frames refused.
@@ -103,6 +115,12 @@ impl PacketTx {
                     sent.refused += batch.len - done;
                     done = batch.len;
                 }
+                libc::EINVAL if batch.view(done).offload.is_udp_gso() => {
+                    let whole = self.send_cut(batch.view(done), retries);
+                    sent.taken += usize::from(whole);
+                    sent.refused += usize::from(!whole);
+                    done += 1;
+                }
                 // Too long, a vnet header that the kernel does not believe, or no room for long.
                 _ => {
                     sent.refused += 1;
@@ -111,6 +129,20 @@ impl PacketTx {
             }
         }
         sent
+    }
+
+    /// Sends a super-frame of UDP that this kernel would not take; says whether all of it left.
+    fn send_cut(&mut self, view: &FrameView<'_>, retries: &mut u32) -> bool {
+        let Some(frames) = cut::datagrams(view) else {
+            return false;
+        };
+        let (mut batch, mut refused) = (Batch::new(), 0);
+        let mut frames = frames.iter().map(|bytes| cut::view(bytes, view.raw_ip));
+        while batch.load(&mut frames) > 0 {
+            refused += self.flush(&batch, retries).refused;
+        }
+        self.count.book_cut();
+        refused == 0
     }
 
     /// From now on frames go through the queueing discipline, where super-frames are cut. All of

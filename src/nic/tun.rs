@@ -14,7 +14,7 @@ use super::error::OpenErrorKind;
 use super::packet_mmsg::{FRAME_LEN_MAX, HEAD_ROOM, view_of};
 use super::packet_tx::TxCount;
 use super::sys::{self, check, errno};
-use super::{Halves, OpenError, OpenOptions};
+use super::{Halves, OpenError, OpenOptions, cut};
 use crate::wire::checksum::Sum;
 use crate::wire::nic::Sent;
 use crate::wire::offload::VNET_HEADER_LEN;
@@ -324,6 +324,7 @@ impl Rx for TunRx {
             received: self.received,
             sent,
             refused,
+            cut: self.sent.cut(),
             ..NicCounters::default()
         }
     }
@@ -351,9 +352,24 @@ impl TunTx {
                     *retries += 1;
                     std::thread::yield_now();
                 }
-                _ => return false,
+                // What an old kernel says, and what a plain queue does.
+                _ => return view.offload.is_udp_gso() && self.send_cut(view, retries),
             }
         }
+    }
+
+    /// Sends a super-frame of UDP that this device would not take; says whether all of it left.
+    fn send_cut(&mut self, view: &FrameView<'_>, retries: &mut u32) -> bool {
+        let Some(frames) = cut::datagrams(view) else {
+            return false;
+        };
+        self.sent.book_cut();
+        let views = frames.iter().map(|bytes| cut::view(bytes, view.raw_ip));
+        let mut whole = true;
+        for view in views {
+            whole &= self.send_one(&view, retries);
+        }
+        whole
     }
 }
 

@@ -61,6 +61,11 @@ impl<'p> Segments<'p> {
         false
     }
 
+    /// Bytes of the longest as a packet: all but the last are so long.
+    pub fn longest(&self) -> usize {
+        (self.data + self.size).min(self.packet.len())
+    }
+
     /// Appends segment `index` to `out`: a whole IP packet with its sums.
     pub fn write(&self, index: usize, out: &mut Vec<u8>) {
         let from = self.data + index * self.size;

@@ -9,6 +9,7 @@ pub mod edit;
 pub mod encap;
 pub mod frag;
 pub mod gso;
+pub mod gue;
 pub mod icmp;
 pub mod memory;
 pub mod ndp;

@@ -83,6 +83,8 @@ pub struct NicCounters {
     pub sent: u64,
     /// Frames that the kernel would not take.
     pub refused: u64,
+    /// Super-frames of UDP that the kernel would not take whole, and that were cut here.
+    pub cut: u64,
 }
 
 /// Why an interface gave nothing.

@@ -104,6 +104,19 @@ impl Offload {
         }
     }
 
+    /// A super-frame of UDP datagrams for frames built here: `udp` is where its UDP header begins, each
+    /// datagram but the last carries `len` bytes.
+    pub const fn datagrams(udp: u16, len: u16) -> Offload {
+        Offload {
+            flags: F_NEEDS_CSUM,
+            gso_type: GSO_UDP_L4,
+            header_len: udp + 8,
+            gso_size: len,
+            csum_start: udp,
+            csum_offset: 6,
+        }
+    }
+
     /// The frame grew by `by` bytes before its network header (a VLAN tag put back, an outer header).
     pub fn shift(&mut self, by: i32) {
         let moved = |at: u16| u16::try_from(i32::from(at) + by).unwrap_or(0);

@@ -6,6 +6,7 @@ use super::*;
 use crate::lvs::{Tunnel, TunnelChecksum};
 use crate::wire::arp::Arp;
 use crate::wire::encap;
+use crate::wire::gso::Segments;
 use crate::wire::offload::VNET_HEADER_LEN;
 
 const IPS: ([u8; 4], [u8; 4]) = (CLIENT, VIP);
@@ -60,26 +61,65 @@ fn data_in(frame: &MemoryFrame) -> Vec<u8> {
     packet.transport()[8..].to_vec()
 }
 
+/// What a device makes of a frame: nothing else, or the datagrams of a super-frame.
+fn on_the_wire(frame: &MemoryFrame) -> Vec<MemoryFrame> {
+    if !frame.offload.is_gso() {
+        return vec![frame.clone()];
+    }
+    let mut bytes = frame.bytes.clone();
+    let layout = Layout::parse(&bytes, false).expect("a frame");
+    let packet = Packet::over(&mut bytes, layout, frame.offload);
+    assert!(packet.offload.is_partial() && packet.offload.csum_start() == usize::from(layout.l4));
+    let segments = Segments::new(&packet).expect("a super-frame");
+    let cut = (0..segments.len()).map(|index| {
+        let mut bytes = frame.bytes[..14].to_vec();
+        segments.write(index, &mut bytes);
+        assert!(bytes.len() <= 1514, "a frame of a link of 1500 bytes");
+        MemoryFrame {
+            bytes,
+            ..MemoryFrame::default()
+        }
+    });
+    cut.collect()
+}
+
 #[test]
 fn a_super_frame_leaves_as_its_segments_and_nobody_overtakes_it() {
-    let checksum = TunnelChecksum::Full;
-    for tunnel in [
-        Tunnel::Ipip,
-        Tunnel::Gre { checksum },
-        Tunnel::Gue {
-            port: 6080,
-            checksum,
-        },
+    let (full, none) = (TunnelChecksum::Full, TunnelChecksum::No);
+    let gue = |checksum| Tunnel::Gue {
+        port: 6080,
+        checksum,
+    };
+    // Frames for the link: a device can cut GUE alone.
+    for (tunnel, frames) in [
+        (Tunnel::Ipip, 5),
+        (Tunnel::Gre { checksum: full }, 5),
+        (gue(full), 2),
+        (gue(none), 2),
     ] {
         let mut house = tunnel_house(tunnel, |_| {});
         let data: Vec<u8> = (0..3500u32).map(|at| at as u8).collect();
-        house.outside.put(super_frame(&data, 1000));
-        house.outside.put_bytes(&datagram(b"behind it"));
+        let mut frame = super_frame(&data, 1000);
+        let mut behind = datagram(b"behind it");
+        for bytes in [&mut frame.bytes, &mut behind] {
+            // What may be cut has an identification.
+            bytes[20] = 0;
+            mend(bytes);
+        }
+        house.outside.put(frame);
+        house.outside.put_bytes(&behind);
         house.worker.breathe(house.now);
-        let sent: Vec<Vec<u8>> = house.inside.take().iter().map(data_in).collect();
+        let taken = house.inside.take();
+        assert_eq!(taken.len(), frames, "{tunnel:?}");
+        let wire: Vec<MemoryFrame> = taken.iter().flat_map(on_the_wire).collect();
+        let sent: Vec<Vec<u8>> = wire.iter().map(data_in).collect();
         let mut expected: Vec<Vec<u8>> = data.chunks(1000).map(<[u8]>::to_vec).collect();
         expected.push(b"behind it".to_vec());
         assert_eq!(sent, expected, "{tunnel:?}");
+        let mut idents: Vec<&[u8]> = wire.iter().map(|frame| &frame.bytes[18..20]).collect();
+        idents.sort_unstable();
+        idents.dedup();
+        assert_eq!(idents.len(), 5, "no two packets share an identification");
         let account = house.worker.account();
         assert!(account.balances());
         assert_eq!(
@@ -87,6 +127,30 @@ fn a_super_frame_leaves_as_its_segments_and_nobody_overtakes_it() {
             (2, 2, 0)
         );
     }
+}
+
+/// The envelopes of many segments do not fit into one super-frame: then there are two, as long as each other.
+#[test]
+fn a_super_frame_too_long_for_its_envelopes_leaves_as_two() {
+    let tunnel = Tunnel::Gue {
+        port: 6080,
+        checksum: TunnelChecksum::No,
+    };
+    let mut house = tunnel_house(tunnel, |_| {});
+    let data: Vec<u8> = (0..65_000u32).map(|at| (at / 7) as u8).collect();
+    house.outside.put(super_frame(&data, 500));
+    house.worker.breathe(house.now);
+    let taken = house.inside.take();
+    let lengths: Vec<usize> = taken.iter().map(|frame| frame.bytes.len()).collect();
+    assert_eq!(lengths, [14 + 20 + 8 + 65 * (4 + 28 + 500); 2]);
+    let sent: Vec<Vec<u8>> = taken
+        .iter()
+        .flat_map(on_the_wire)
+        .map(|f| data_in(&f))
+        .collect();
+    assert_eq!(sent.concat(), data);
+    assert!(house.worker.account().balances());
+    assert_eq!(house.worker.account().forwarded, 1);
 }
 
 #[test]
