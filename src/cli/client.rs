@@ -73,10 +73,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn served(answer: &'static [u8]) -> Result<Reply, String> {
-        let folder = std::env::temp_dir().join(format!("ulvs-client-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let path = folder.join(format!("{}.sock", answer.len()));
-        let _ = fs::remove_file(&path);
+        let name = format!("ulvs-client-{}-{}.sock", std::process::id(), answer.len());
+        let path = std::env::temp_dir().join(name);
         let listener = UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();

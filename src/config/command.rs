@@ -487,4 +487,16 @@ pub struct ControlRow {
     pub bad_requests: u64,
     /// Connections cut off because nothing was sent or taken for too long.
     pub hung: u64,
+    /// Idle connections that made room for others.
+    #[serde(default)]
+    pub yielded: u64,
+    /// Answers that a worker was too late for.
+    #[serde(default)]
+    pub late: u64,
+    /// Requests refused because a bound of the director was reached.
+    #[serde(default)]
+    pub no_memory: u64,
+    /// Answers that were too long to be sent.
+    #[serde(default)]
+    pub too_long: u64,
 }

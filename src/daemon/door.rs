@@ -15,12 +15,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::patient::{Patience, Patient};
+use super::places::{Place, Places};
 use crate::config::codec::{self, Lines, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
-use crate::config::{Listing, Reply, Request};
+use crate::config::{Listing, Refusal, Reply, Request};
 use crate::control::{ClientId, SCHEDULERS};
 use crate::web::{self, Api, DoorCounts, Submit};
 
-/// Most clients at once; the next one is told to come again. People and health checks are few.
+/// Most clients at once. For the next one an idle client makes room; where none is idle, it is told to
+/// come again. People and health checks are few.
 pub(super) const CLIENTS_MAX: usize = 32;
 
 /// Most clients that are being told so at once; beyond that, they are cut off without a word.
@@ -38,6 +40,7 @@ const LOOK_PERIOD: Duration = Duration::from_millis(100);
 pub(super) const PATIENCE: Patience = Patience {
     request: Duration::from_secs(60),
     chunk: Duration::from_secs(10),
+    place: Duration::from_secs(1),
 };
 
 const NO_ROOM: &str = "too many clients; try again";
@@ -75,7 +78,7 @@ async fn accept(
     asked: mpsc::Sender<Asked>,
     patience: Patience,
 ) {
-    let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+    let places = Arc::new(Places::new(CLIENTS_MAX, patience.place));
     let doorstep = Arc::new(Semaphore::new(REFUSALS_MAX));
     let counts = Arc::new(DoorCounts::default());
     // Number 0 is the daemon itself.
@@ -87,7 +90,7 @@ async fn accept(
         };
         counts.connected();
         let place = match may(&stream, owner) {
-            true => Arc::clone(&places).try_acquire_owned().map_err(|_| NO_ROOM),
+            true => places.take().ok_or(NO_ROOM),
             false => Err(NO_RIGHT),
         };
         let client = Client {
@@ -97,10 +100,17 @@ async fn accept(
             counts: Arc::clone(&counts),
         };
         match place {
-            Ok(place) => drop(tokio::spawn(async move {
-                let _place = place;
-                client.serve(stream).await;
-            })),
+            Ok((seat, yielded)) => {
+                if yielded {
+                    counts.yielded();
+                }
+                drop(tokio::spawn(async move {
+                    tokio::select! {
+                        () = client.serve(stream, seat.place()) => {}
+                        () = seat.place().lost() => {}
+                    }
+                }));
+            }
             Err(why) => {
                 counts.turned_away();
                 let Ok(step) = Arc::clone(&doorstep).try_acquire_owned() else {
@@ -137,34 +147,36 @@ struct Client {
 
 impl Client {
     /// Listens to what it speaks, and serves it in that.
-    async fn serve(self, mut stream: UnixStream) {
+    async fn serve(self, mut stream: UnixStream, place: &Arc<Place>) {
         let begun = match timeout(self.patience.request, first_words(&mut stream)).await {
             Ok(begun) => begun,
             Err(_) => return self.counts.hung(),
         };
         match is_http(&begun) {
-            true => self.serve_http(stream, begun).await,
-            false => self.serve_lines(stream, &begun).await,
+            true => self.serve_http(stream, begun, place).await,
+            false => self.serve_lines(stream, &begun, place).await,
         }
     }
 
-    async fn serve_http(self, stream: UnixStream, begun: Vec<u8>) {
+    async fn serve_http(self, stream: UnixStream, begun: Vec<u8>, place: &Arc<Place>) {
         self.counts.speaks_http();
         let stream = Arc::new(stream);
         let (near, counts) = (Arc::clone(&stream), Arc::clone(&self.counts));
-        let io = Patient::new(near, begun, self.patience, counts);
+        let io = Patient::new(near, begun, self.patience, counts, Arc::clone(place));
         let api = Api {
             counts: Arc::clone(&self.counts),
-            submit: self.submit(stream),
+            submit: self.submit(stream, Arc::clone(place)),
             schedulers: &SCHEDULERS,
         };
         web::serve(TokioIo::new(io), &api).await;
     }
 
     /// The way of one request to the control loop and back. HTTP has one under way at a time.
-    fn submit(self, stream: Arc<UnixStream>) -> Submit {
+    fn submit(self, stream: Arc<UnixStream>, place: Arc<Place>) -> Submit {
         Arc::new(move |request| {
             let (client, stream) = (self.clone(), Arc::clone(&stream));
+            // Until something of the answer is taken.
+            place.busy();
             Box::pin(async move {
                 tokio::select! {
                     reply = client.ask(request) => reply,
@@ -190,23 +202,28 @@ impl Client {
         reply.map(|reply| self.completed(reply))
     }
 
-    /// What the door alone knows is put in here.
+    /// What the door alone knows is put in here, and counted what came too late or found no memory.
     fn completed(&self, mut reply: Reply) -> Reply {
-        if let Reply::Listing(Listing::Status(status)) = &mut reply {
-            status.control = self.counts.row();
+        match &mut reply {
+            Reply::Listing(Listing::Status(status)) => status.control = self.counts.row(),
+            Reply::Late(_) => self.counts.late(),
+            Reply::Refused(Refusal::OutOfMemory) => self.counts.no_memory(),
+            _ => {}
         }
         reply
     }
 
     /// Request, reply, request, reply, until the client ends, hangs or sends garbage.
-    async fn serve_lines(&self, mut stream: UnixStream, begun: &[u8]) {
+    async fn serve_lines(&self, mut stream: UnixStream, begun: &[u8], place: &Place) {
         let mut lines = Lines::new(REQUEST_BYTES_MAX);
         lines.push(begun);
         loop {
+            place.idle();
             let next = next_line(&mut stream, &mut lines);
             let Ok(line) = timeout(self.patience.request, next).await else {
                 return self.counts.hung();
             };
+            place.busy();
             let request = match line {
                 Ok(Some(line)) => codec::decode_request(&line).map_err(|error| error.to_string()),
                 Ok(None) => return,
@@ -251,6 +268,7 @@ impl Client {
     async fn write(&self, stream: &mut UnixStream, reply: &Reply) -> io::Result<()> {
         let mut bytes = codec::encode(reply);
         if bytes.len() > REPLY_BYTES_MAX {
+            self.counts.too_long();
             let sentence = format!("the answer is longer than {REPLY_BYTES_MAX} bytes");
             bytes = codec::encode(&Reply::BadRequest(sentence));
         }

@@ -8,6 +8,7 @@ mod kernel;
 mod local;
 mod netlink;
 mod patient;
+mod places;
 mod signal;
 mod socket;
 mod start;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
+use super::places::Place;
 use crate::web::DoorCounts;
 
 /// How patient we are with a client.
@@ -20,6 +21,8 @@ pub(super) struct Patience {
     pub request: Duration,
     /// To take something of a reply.
     pub chunk: Duration,
+    /// To be idle and keep its place, when all are taken and somebody comes.
+    pub place: Duration,
 }
 
 /// The stream of a client that speaks HTTP.
@@ -33,6 +36,7 @@ pub(super) struct Patient {
     /// When something must have been taken; there is one while something waits to be.
     write_by: Option<Pin<Box<Sleep>>>,
     counts: Arc<DoorCounts>,
+    place: Arc<Place>,
 }
 
 impl Patient {
@@ -42,6 +46,7 @@ impl Patient {
         begun: Vec<u8>,
         patience: Patience,
         counts: Arc<DoorCounts>,
+        place: Arc<Place>,
     ) -> Patient {
         Patient {
             stream,
@@ -50,6 +55,7 @@ impl Patient {
             read_by: Box::pin(sleep(patience.request)),
             write_by: None,
             counts,
+            place,
         }
     }
 
@@ -77,6 +83,7 @@ impl AsyncRead for Patient {
             match self.stream.try_read(into.initialize_unfilled()) {
                 Ok(count) => {
                     into.advance(count);
+                    self.place.idle();
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -102,12 +109,14 @@ impl AsyncWrite for Patient {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => {
                     self.write_by = None;
+                    self.place.idle();
                     let until = sleep(self.patience.request).deadline();
                     self.read_by.as_mut().reset(until);
                     return Poll::Ready(done);
                 }
             }
         }
+        self.place.busy();
         let chunk = self.patience.chunk;
         let by = self.write_by.get_or_insert_with(|| Box::pin(sleep(chunk)));
         match by.as_mut().poll(context) {

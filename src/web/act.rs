@@ -148,7 +148,7 @@ async fn question(api: &Api, query: Query) -> Result<Listing, Fault> {
 }
 
 async fn list(api: &Api, query: Query) -> Answer {
-    Ok(answer::listing(&question(api, query).await?))
+    Ok(answer::listing(&question(api, query).await?, &api.counts))
 }
 
 async fn do_one(api: &Api, command: Command, dry_run: bool) -> Answer {

@@ -231,11 +231,12 @@ fn json_of(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 /// A listing, as `ulvs adm --json` prints it, on one line; not of any length.
-pub(super) fn listing(listing: &Listing) -> Response {
+pub(super) fn listing(listing: &Listing, counts: &DoorCounts) -> Response {
     let mut bytes = serde_json::to_vec(listing).expect("messages have string keys only");
     if bytes.len() > REPLY_BYTES_MAX {
         let message = format!("the answer is longer than {REPLY_BYTES_MAX} bytes");
         let status = StatusCode::INSUFFICIENT_STORAGE;
+        counts.too_long();
         let error = Fault::new(status, "too-long-answer", message);
         return json_of(status, &Wrong { error });
     }

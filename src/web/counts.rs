@@ -10,8 +10,12 @@ pub struct DoorCounts {
     connections: AtomicU64,
     http: AtomicU64,
     turned_away: AtomicU64,
+    yielded: AtomicU64,
     bad_requests: AtomicU64,
     hung: AtomicU64,
+    late: AtomicU64,
+    no_memory: AtomicU64,
+    too_long: AtomicU64,
 }
 
 impl DoorCounts {
@@ -30,6 +34,11 @@ impl DoorCounts {
         self.turned_away.fetch_add(1, Relaxed);
     }
 
+    /// An idle client made room for another one.
+    pub fn yielded(&self) {
+        self.yielded.fetch_add(1, Relaxed);
+    }
+
     /// What was sent could not be read, was too long, or asked for what there is not.
     pub fn bad_request(&self) {
         self.bad_requests.fetch_add(1, Relaxed);
@@ -40,6 +49,21 @@ impl DoorCounts {
         self.hung.fetch_add(1, Relaxed);
     }
 
+    /// A worker did not answer in time.
+    pub fn late(&self) {
+        self.late.fetch_add(1, Relaxed);
+    }
+
+    /// A bound of the director was reached.
+    pub fn no_memory(&self) {
+        self.no_memory.fetch_add(1, Relaxed);
+    }
+
+    /// An answer was longer than any may be.
+    pub fn too_long(&self) {
+        self.too_long.fetch_add(1, Relaxed);
+    }
+
     /// For the listing.
     pub fn row(&self) -> ControlRow {
         ControlRow {
@@ -48,6 +72,10 @@ impl DoorCounts {
             turned_away: self.turned_away.load(Relaxed),
             bad_requests: self.bad_requests.load(Relaxed),
             hung: self.hung.load(Relaxed),
+            yielded: self.yielded.load(Relaxed),
+            late: self.late.load(Relaxed),
+            no_memory: self.no_memory.load(Relaxed),
+            too_long: self.too_long.load(Relaxed),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod act;
 mod answer;
+mod bare;
 mod counts;
 mod examples;
 mod openapi;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{RawPathParams, Request};
+use axum::http::StatusCode;
 use axum::routing::{MethodFilter, on};
 use hyper::rt::{Read, Write};
 use hyper_util::service::TowerToHyperService;
@@ -26,6 +28,7 @@ pub use routes::{Method, ROUTES, Route};
 use crate::config;
 use act::Call;
 use answer::Fault;
+use bare::Bare;
 
 /// Takes a request to the control plane; `None` if the director is stopping.
 pub type Submit = Arc<dyn Fn(config::Request) -> Asking + Send + Sync>;
@@ -80,8 +83,8 @@ const fn filter(method: Method) -> MethodFilter {
     }
 }
 
-/// Serves one connection until its end. What is no HTTP is answered with status 400 and a close, by
-/// hyper; who is slow is the business of `io`.
+/// Serves one connection until its end. What is no HTTP is answered with status 400 and a close; who is
+/// slow is the business of `io`.
 pub async fn serve(io: impl Read + Write + Unpin, api: &Api) {
     let mut http = hyper::server::conn::http1::Builder::new();
     // Who has ended its own half still wants the answer.
@@ -90,7 +93,7 @@ pub async fn serve(io: impl Read + Write + Unpin, api: &Api) {
         .max_headers(HEADERS_MAX)
         .header_read_timeout(None);
     let service = TowerToHyperService::new(router(api));
-    if let Err(error) = http.serve_connection(io, service).await
+    if let Err(error) = http.serve_connection(Bare::new(io), service).await
         && (error.is_parse() || error.is_incomplete_message())
     {
         api.counts.bad_request();
@@ -99,16 +102,23 @@ pub async fn serve(io: impl Read + Write + Unpin, api: &Api) {
 
 /// What a client gets that is not served at all, whatever it has asked for.
 pub fn turned_away(no_right: bool, why: &str) -> Vec<u8> {
-    let status = match no_right {
-        true => "403 Forbidden",
-        false => "503 Service Unavailable\r\nretry-after: 1",
-    };
-    let body = serde_json::json!({ "error": { "code": "turned-away", "message": why } });
+    match no_right {
+        true => said_in_json(StatusCode::FORBIDDEN, "", "turned-away", why),
+        false => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            said_in_json(status, "retry-after: 1\r\n", "turned-away", why)
+        }
+    }
+}
+
+/// A whole answer that says what is wrong, and that the connection closes.
+fn said_in_json(status: StatusCode, headers: &str, code: &str, why: &str) -> Vec<u8> {
+    let body = serde_json::json!({ "error": { "code": code, "message": why } });
     let body = format!("{body}\n");
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n"
+        "HTTP/1.1 {status}\r\n{headers}content-type: application/json\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n"
     );
     (head + &body).into_bytes()
 }

@@ -71,27 +71,18 @@ pub(super) enum Act {
 }
 
 const fn get(path: &'static str, summary: &'static str, act: Act) -> Route {
-    let method = Method::Get;
-    Route {
-        method,
-        path,
-        summary,
-        act,
-    }
+    route(Method::Get, path, summary, act)
 }
 
 const fn post(path: &'static str, summary: &'static str, act: Act) -> Route {
-    let method = Method::Post;
-    Route {
-        method,
-        path,
-        summary,
-        act,
-    }
+    route(Method::Post, path, summary, act)
 }
 
 const fn put(path: &'static str, summary: &'static str, act: Act) -> Route {
-    let method = Method::Put;
+    route(Method::Put, path, summary, act)
+}
+
+const fn route(method: Method, path: &'static str, summary: &'static str, act: Act) -> Route {
     Route {
         method,
         path,

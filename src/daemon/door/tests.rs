@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream as Peer;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::config::command::{ControlRow, StatusRow};
 use crate::config::{Query, Refusal};
 use crate::daemon::socket::{SocketFile, open, open_with};
 
@@ -21,6 +22,11 @@ struct Served {
 }
 
 fn served(name: &str, patience_ms: u64) -> Served {
+    served_with(name, patience_ms, Duration::MAX)
+}
+
+/// Whoever is idle for the time `place` makes room for others.
+fn served_with(name: &str, patience_ms: u64, place: Duration) -> Served {
     let directory = std::env::temp_dir().join(format!("ulvs-{name}-{}", std::process::id()));
     let path = directory.join("made/control.sock");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -31,6 +37,7 @@ fn served(name: &str, patience_ms: u64) -> Served {
     let patience = Patience {
         request: each,
         chunk: each,
+        place,
     };
     let handle = runtime.handle().clone();
     let (end, ended) = oneshot::channel::<()>();
@@ -59,12 +66,18 @@ impl Served {
 
     /// Answers one request.
     fn answer(&mut self) {
+        let asked = self.reply(Reply::Refused(Refusal::Invalid));
+        assert_eq!(asked, Request::Ask(Query::Timeouts));
+    }
+
+    /// Answers one request so, whichever it is.
+    fn reply(&mut self, reply: Reply) -> Request {
         match self.questions.blocking_recv() {
             Some(Asked::Request {
                 answer, request, ..
             }) => {
-                assert_eq!(request, Request::Ask(Query::Timeouts));
-                answer.send(Reply::Refused(Refusal::Invalid)).unwrap();
+                answer.send(reply).unwrap();
+                request
             }
             other => panic!("no request but {other:?}"),
         }
@@ -171,16 +184,18 @@ fn who_hangs_is_cut_off_and_costs_others_nothing() {
 #[test]
 fn a_client_that_went_is_reported() {
     let mut served = served("gone", 10_000);
-    let mut client = served.client();
-    client.write_all(ASK).unwrap();
-    let first = served.questions.blocking_recv();
-    let Some(Asked::Request { from, .. }) = &first else {
-        panic!("no request but {first:?}");
-    };
-    drop(client);
-    match served.questions.blocking_recv() {
-        Some(Asked::Gone(client)) => assert_eq!(client, *from),
-        other => panic!("not gone but {other:?}"),
+    for asks in [ASK, GET] {
+        let mut client = served.client();
+        client.write_all(asks).unwrap();
+        let first = served.questions.blocking_recv();
+        let Some(Asked::Request { from, .. }) = &first else {
+            panic!("no request but {first:?}");
+        };
+        drop(client);
+        match served.questions.blocking_recv() {
+            Some(Asked::Gone(client)) => assert_eq!(client, *from),
+            other => panic!("not gone but {other:?}"),
+        }
     }
 }
 
@@ -276,6 +291,72 @@ fn the_first_byte_tells_http_from_lines() {
 }
 
 #[test]
+fn what_cannot_be_read_as_http_is_told_in_json() {
+    let served = served("no-http", 10_000);
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(100));
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100 << 10));
+    for (garbage, wanted) in [
+        ("GARBAGE\r\n\r\n", (400, "no-http")),
+        ("Hello there\n", (400, "no-http")),
+        ("GET / HTTP/9.9\r\n\r\n", (400, "no-http")),
+        ("GET / HTTP/1.1\r\n: x\r\n\r\n", (400, "no-http")),
+        (&many, (431, "too-long")),
+        (&long, (431, "too-long")),
+    ] {
+        let mut client = served.client();
+        // It may be answered before we have said all.
+        let _ = client.write_all(garbage.as_bytes());
+        let (status, body) = http_answer(&client);
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let told = (status, body["error"]["code"].as_str().unwrap());
+        assert_eq!(told, wanted, "{garbage:.40}");
+    }
+}
+
+/// Asks by a line for what the door counts, and gives the control loop's part of the answer.
+fn counted(served: &mut Served) -> ControlRow {
+    let mut client = served.client();
+    client.write_all(b"{\"ask\":\"status\"}\n").unwrap();
+    served.reply(Reply::Listing(Listing::Status(StatusRow::default())));
+    match codec::decode_reply(line(&client).trim_end().as_bytes()) {
+        Ok(Reply::Listing(Listing::Status(status))) => status.control,
+        other => panic!("no status but {other:?}"),
+    }
+}
+
+#[test]
+fn who_is_idle_makes_room_for_who_comes() {
+    let mut served = served_with("room", 10_000, Duration::ZERO);
+    let clients: Vec<Peer> = (0..CLIENTS_MAX).map(|_| served.client()).collect();
+    for mut client in &clients {
+        client.write_all(GET).unwrap();
+        served.answer();
+        assert_eq!(http_answer(client).0, 422);
+    }
+    assert_eq!(counted(&mut served).yielded, 1);
+    assert_eq!(all(&clients[0]), "", "it was idle the longest");
+    // All the others still are served.
+    (&clients[1]).write_all(GET).unwrap();
+    served.answer();
+    assert_eq!(http_answer(&clients[1]).0, 422);
+}
+
+#[test]
+fn answers_that_are_none_are_counted() {
+    let mut served = served("counts", 10_000);
+    let late = Reply::Late("worker 0".to_string());
+    let no_memory = Reply::Refused(Refusal::OutOfMemory);
+    for (reply, status) in [(late, 504), (no_memory, 507)] {
+        let mut client = served.client();
+        client.write_all(GET).unwrap();
+        served.reply(reply);
+        assert_eq!(http_answer(&client).0, status);
+    }
+    let counts = counted(&mut served);
+    assert_eq!((counts.late, counts.no_memory, counts.http), (1, 1, 2));
+}
+
+#[test]
 fn http_that_hangs_is_cut_off() {
     let mut served = served("http-hang", 300);
     let mut idle = served.client();
@@ -311,22 +392,6 @@ fn who_takes_nothing_of_an_answer_is_cut_off() {
     assert!(taken.count() < 1000);
     let answers = all_or_nothing(&client).matches("HTTP/1.1 200 OK").count();
     assert!((1..1000).contains(&answers), "{answers}");
-}
-
-#[test]
-fn an_http_client_that_went_is_reported() {
-    let mut served = served("http-gone", 10_000);
-    let mut client = served.client();
-    client.write_all(GET).unwrap();
-    let first = served.questions.blocking_recv();
-    let Some(Asked::Request { from, .. }) = &first else {
-        panic!("no request but {first:?}");
-    };
-    drop(client);
-    match served.questions.blocking_recv() {
-        Some(Asked::Gone(client)) => assert_eq!(client, *from),
-        other => panic!("not gone but {other:?}"),
-    }
 }
 
 /// Whoever is already served goes on being served.
