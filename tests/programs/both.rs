@@ -163,7 +163,7 @@ impl Both {
     }
 
     /// A host as the real server of a service's family.
-    fn real(service: &str, host: u8) -> String {
+    pub fn real(service: &str, host: u8) -> String {
         match service.starts_with('[') {
             true => format!("[fd00:5::1{host}]:{PORT}"),
             false => format!("192.168.1.1{host}:{PORT}"),

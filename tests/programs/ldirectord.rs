@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use crate::both::{Both, PORT, VIPS, end_of};
 use crate::site::{Inside, is_installed, ulvs, until};
 
+/// Requests on new connections to a service between two looks at its servers.
+const REQUESTS: u64 = 4;
+
 /// Three services, each checked in another way. IPv6 keeps dead servers, with weight 0.
 const CONFIG: &str = r#"checktimeout=2
 negotiatetimeout=2
@@ -143,27 +146,36 @@ fn debians_ldirectord_runs_a_director() {
     assert!(!log.contains("failed:"), "{log}");
 }
 
-/// Whoever is not with the server that dies loses nothing: every connection asks for a page twice a
-/// second, all the time.
+/// Whoever is not with the server that dies loses nothing: connections that ask for a page twice a
+/// second, all the time, and requests on new connections until nobody is sent to the dead one any more.
 fn one_dies(both: &mut Both) {
     let stays: Vec<Inside> = services().map(|service| both.stay(&service, 12)).into();
     let touched = services().map(|service| both.connections(&service, 2));
     let untouched = services().map(|service| both.connections(&service, 1));
-    let [_, six, _] = services();
-    let given = until("all are counted", || {
-        let given = both.given(&six, 2);
-        (given >= touched[1] as u64).then_some(given)
+    let given = |both: &Both, host: u8| services().map(|service| both.given(&service, host));
+    let before = until("all are counted", || {
+        let (one, two) = (given(both, 1), given(both, 2));
+        let all = (0..3).all(|at| one[at] + two[at] >= 12 && two[at] >= touched[at] as u64);
+        all.then_some(one)
     });
     both.end_server("rs2");
-    // Requests on new connections, until nobody is sent to the dead server any more.
-    let (mut asked, mut failed) = (0, 0);
-    while both.servers(&six).len() == 2 && both.servers(&six)[1].ends_with(" 1") {
-        asked += 1;
-        failed += u64::from(!both.is_answered(&six));
+    let (mut asked, mut answered) = ([0; 3], [0; 3]);
+    while let services = still_with(both, 2)
+        && !services.is_empty()
+    {
+        for (at, service) in services {
+            for _ in 0..REQUESTS {
+                asked[at] += 1;
+                answered[at] += u64::from(both.is_answered(&service));
+            }
+        }
     }
-    assert!(asked > 0);
-    until("whoever failed was sent to the dead server", || {
-        (both.given(&six, 2) - given >= failed).then_some(())
+    assert!(asked.iter().all(|asked| *asked > 0), "{asked:?}");
+    println!("of {asked:?} new requests {answered:?} were answered while one server was dead");
+    until("every connection of the other server was answered", || {
+        let after = given(both, 1);
+        let more: [u64; 3] = std::array::from_fn(|at| after[at] - before[at]);
+        (more == answered).then_some(())
     });
     both.wait_for_servers(PORT, [&[(1, 2)], &[(1, 2), (2, 0)]]);
     for (number, stay) in stays.into_iter().enumerate() {
@@ -174,4 +186,16 @@ fn one_dies(both: &mut Both) {
         assert!(touched[number] > 0 && untouched[number] > 0);
         assert_eq!(touched[number] + untouched[number], 12);
     }
+}
+
+/// The services that give a host connections, with their numbers.
+fn still_with(both: &Both, host: u8) -> Vec<(usize, String)> {
+    let gives = |service: &String| {
+        let real = format!("{} ", Both::real(service, host));
+        let servers = both.servers(service);
+        let line = servers.iter().find_map(|line| line.strip_prefix(&real));
+        line.is_some_and(|weight| weight != "0")
+    };
+    let services = services().into_iter().enumerate();
+    services.filter(|(_, service)| gives(service)).collect()
 }
