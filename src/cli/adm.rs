@@ -110,6 +110,7 @@ pub fn run(argv: &[String], names: &dyn Resolver) -> Outcome {
 
 /// The same with our own options: `ulvs adm`.
 pub fn run_own(argv: &[String], names: &dyn Resolver, extra: Extra) -> Outcome {
+    client::make_room();
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).collect();
     let call = parse(&words, names);
     if matches!(call, Ok(Call::Help | Call::Version) | Err(_)) {
@@ -156,6 +157,7 @@ pub fn run_save(argv: &[String], names: &dyn Resolver) -> Outcome {
 /// `ipvsadm-restore`: the table is emptied, then the lines of standard input that do not begin with
 /// `#` are done.
 pub fn run_restore(names: &dyn Resolver) -> Outcome {
+    client::make_room();
     let stdin = match read_stdin() {
         Ok(stdin) => stdin,
         Err(sentence) => return failed(sentence),

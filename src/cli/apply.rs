@@ -68,6 +68,7 @@ fn with_daemon(
     names: &dyn Resolver,
     act: impl FnOnce(&Wanted, &mut Ask) -> Result<Outcome, String>,
 ) -> Outcome {
+    client::make_room();
     let done = read(file)
         .and_then(|text| wanted(file, &text, names))
         .and_then(|wanted| {

@@ -8,9 +8,16 @@ use std::time::Duration;
 
 use crate::config::codec::{Lines, REPLY_BYTES_MAX, control_path, decode_reply, encode};
 use crate::config::{Reply, Request};
+use crate::nic::slice;
 
 /// How long an answer may take. The daemon itself answers within 5 s, however its workers fare.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// A command may have much to read and to print: whoever moves packets beside it comes first.
+pub fn make_room() {
+    // Where it cannot be had the command runs as others do.
+    let _ = slice::ask_for_slices(slice::FOR_LONG_WORK);
+}
 
 /// A connection to the daemon.
 #[derive(Debug)]

@@ -32,6 +32,7 @@ use crate::config::rules::words_of;
 use crate::config::{Command, Config, Query, Reply, Request};
 use crate::control::{ClientId, ControlPlane, Input, Output};
 use crate::director::message::Report;
+use crate::nic::slice;
 use door::Asked;
 use kernel::KernelOff;
 use local::LocalNode;
@@ -84,6 +85,8 @@ pub fn run(config: &Config, options: &Options) -> Result<(), RunError> {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| failed("start the control loop", &error))?;
+    // A configuration of a hundred thousand lines is read in one go; frames do not wait for it.
+    let _ = slice::ask_for_slices(slice::FOR_LONG_WORK);
     runtime.block_on(async {
         let mut daemon = Daemon::start(config, options).await?;
         daemon.serve().await;

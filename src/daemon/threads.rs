@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::clock;
 use crate::director::message::{Order, Report};
 use crate::director::worker::Worker;
-use crate::nic::{EventFd, Waiter};
+use crate::nic::{EventFd, Waiter, slice};
 use crate::time::Duration;
 
 /// Orders that may wait for one worker. Each client of the control socket has at most one on its
@@ -195,6 +195,8 @@ impl Post {
             let (number, core) = (self.mouth.number, core.id);
             eprintln!("ulvs: worker {number} cannot be pinned to core {core}; it runs unpinned");
         }
+        // Where it cannot be had the worker waits its turn as every thread does.
+        let _ = slice::ask_for_slices(slice::FOR_PACKETS);
         self.run();
     }
 

@@ -15,6 +15,7 @@ mod preflight;
 mod quiet;
 mod quiet_nft;
 mod quiet_tc;
+pub mod slice;
 pub mod steer;
 mod sys;
 mod tun;
