@@ -72,21 +72,36 @@ impl Both {
         ip("director", "address add fd00:5::253/64 dev eth1 nodad");
         let config = site.folder.join("ulvs.toml");
         fs::write(&config, PORTS).unwrap();
-        let program = ulvs().to_str().unwrap();
-        let words = [program, "run", "--config", config.to_str().unwrap()];
-        let director = site.start("director", &words);
-        until("the director answers", || {
-            let answer = site.run("director", &[program, "adm", "-L", "-n"]);
-            answer.status.success().then_some(())
-        });
-        let mut both = Both {
-            running: BTreeMap::from([("director".to_string(), director)]),
-            site,
-        };
+        let running = BTreeMap::new();
+        let mut both = Both { running, site };
+        both.start_director();
         for name in ["rs1", "rs2", "rs3"] {
             both.start_server(name);
         }
         Some(both)
+    }
+
+    /// Starts the director, without services.
+    fn start_director(&mut self) {
+        let config = self.site.folder.join("ulvs.toml");
+        let program = ulvs().to_str().unwrap();
+        let words = [program, "run", "--config", config.to_str().unwrap()];
+        let director = self.site.start("director", &words);
+        until("the director answers", || self.has_director().then_some(()));
+        self.running.insert("director".to_string(), director);
+    }
+
+    fn has_director(&self) -> bool {
+        let words = [ulvs().to_str().unwrap(), "adm", "-L", "-n"];
+        self.site.run("director", &words).status.success()
+    }
+
+    /// Ends the director by force and starts it again: it knows nothing of what was configured.
+    pub fn restart_director(&mut self) {
+        self.end_server("director");
+        until("it has ended", || (!self.has_director()).then_some(()));
+        self.start_director();
+        assert_eq!(self.rules(), "");
     }
 
     /// Starts the web server of a host.
@@ -105,7 +120,7 @@ impl Both {
         self.running.insert(name.to_string(), server);
     }
 
-    /// Ends it, its connections too.
+    /// Ends whoever runs in a host, its connections too.
     pub fn end_server(&mut self, name: &str) {
         self.running.remove(name).expect("it runs").kill();
     }

@@ -65,6 +65,12 @@ impl Keepalived {
         Keepalived { process }
     }
 
+    /// Stops it in order.
+    fn stop(mut self, both: &Both) {
+        self.signal(both, "TERM", &["parent.pid"]);
+        assert!(self.process.wait().success());
+    }
+
     /// Sends a signal to its processes, as their files name them.
     fn signal(&self, both: &Both, number: &str, files: &[&str]) {
         let files: Vec<String> = files.iter().map(|name| path(both, name)).collect();
@@ -102,11 +108,53 @@ fn debians_keepalived_runs_a_director() {
     servers_come_and_go(&mut both);
     both.wait_for_servers(PORT, [all, all]);
     let keepalived = killed_and_started_again(&both, keepalived);
-    keepalived.signal(&both, "TERM", &["parent.pid"]);
-    let mut process = keepalived.process;
-    assert!(process.wait().success());
+    keepalived.stop(&both);
     assert_eq!(both.rules(), "");
     assert!(!log(&both).contains("IPVS:"), "{}", log(&both));
+}
+
+/// keepalived does not look whether what it did is still there. It goes on where that is put back, and
+/// does it again when it is started again.
+#[test]
+fn keepalived_and_a_director_that_is_started_again() {
+    build_library();
+    if !is_installed("keepalived") {
+        return;
+    }
+    let Some(mut both) = Both::new() else {
+        return;
+    };
+    fs::write(both.site.folder.join("keepalived.conf"), config()).unwrap();
+    let keepalived = Keepalived::start(&both, 0);
+    let all: &[(u8, u32)] = &[(1, 2), (2, 1)];
+    both.wait_for_servers(PORT, [all, all]);
+
+    fs::write(both.site.folder.join("saved"), both.rules()).unwrap();
+    both.restart_director();
+    let restore = format!("{} adm -R < {}", ulvs().display(), path(&both, "saved"));
+    both.site.fine("director", &["sh", "-c", &restore]);
+    both.wait_for_servers(PORT, [all, all]);
+    both.end_server("rs2");
+    both.wait_for_servers(PORT, [&[(1, 2)], &[(3, 1)]]);
+    both.start_server("rs2");
+    both.wait_for_servers(PORT, [all, all]);
+    assert!(!log(&both).contains("IPVS:"), "{}", log(&both));
+
+    // Nothing is put back this time: what it asks for then is refused, and it says so, and goes on.
+    both.restart_director();
+    both.end_server("rs2");
+    until("it complains", || log(&both).contains("IPVS").then_some(()));
+    both.start_server("rs2");
+    assert_eq!(both.rules(), "");
+    keepalived.stop(&both);
+    let keepalived = Keepalived::start(&both, 1);
+    both.wait_for_servers(PORT, [all, all]);
+    for vip in VIPS {
+        let six = both.answers(&format!("{vip}:{PORT}"), 6);
+        assert_eq!(six, [("rs1".to_string(), 4), ("rs2".to_string(), 2)].into());
+    }
+    keepalived.stop(&both);
+    assert_eq!(both.rules(), "");
 }
 
 fn servers_come_and_go(both: &mut Both) {
