@@ -13,24 +13,16 @@ use crate::{files, next};
 /// As open(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
-    // SAFETY: the caller's path ends with a zero byte.
-    match unsafe { ours(path) } {
-        Some(name) => open_text(name, flags),
-        // SAFETY: passed on as it came.
-        None => unsafe { next::OPEN.get()(path, flags, mode) },
-    }
+    // SAFETY: the caller's path ends with a zero byte; passed on as it came.
+    unsafe { opened(path, flags, || next::OPEN.get()(path, flags, mode)) }
 }
 
 /// # Safety
 /// As open(2).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
-    // SAFETY: the caller's path ends with a zero byte.
-    match unsafe { ours(path) } {
-        Some(name) => open_text(name, flags),
-        // SAFETY: passed on as it came.
-        None => unsafe { next::OPEN64.get()(path, flags, mode) },
-    }
+    // SAFETY: the caller's path ends with a zero byte; passed on as it came.
+    unsafe { opened(path, flags, || next::OPEN64.get()(path, flags, mode)) }
 }
 
 /// # Safety
@@ -42,11 +34,11 @@ pub unsafe extern "C" fn openat(
     flags: c_int,
     mode: mode_t,
 ) -> c_int {
-    // SAFETY: the caller's path ends with a zero byte.
-    match unsafe { ours(path) } {
-        Some(name) => open_text(name, flags),
-        // SAFETY: passed on as it came.
-        None => unsafe { next::OPENAT.get()(folder, path, flags, mode) },
+    // SAFETY: the caller's path ends with a zero byte; passed on as it came.
+    unsafe {
+        opened(path, flags, || {
+            next::OPENAT.get()(folder, path, flags, mode)
+        })
     }
 }
 
@@ -59,11 +51,11 @@ pub unsafe extern "C" fn openat64(
     flags: c_int,
     mode: mode_t,
 ) -> c_int {
-    // SAFETY: the caller's path ends with a zero byte.
-    match unsafe { ours(path) } {
-        Some(name) => open_text(name, flags),
-        // SAFETY: passed on as it came.
-        None => unsafe { next::OPENAT64.get()(folder, path, flags, mode) },
+    // SAFETY: the caller's path ends with a zero byte; passed on as it came.
+    unsafe {
+        opened(path, flags, || {
+            next::OPENAT64.get()(folder, path, flags, mode)
+        })
     }
 }
 
@@ -71,25 +63,44 @@ pub unsafe extern "C" fn openat64(
 /// As fopen(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    // SAFETY: the caller's path ends with a zero byte.
-    match unsafe { ours(path) } {
-        // SAFETY: the caller's mode ends with a zero byte.
-        Some(name) => unsafe { fopen_text(name, mode) },
-        // SAFETY: passed on as it came.
-        None => unsafe { next::FOPEN.get()(path, mode) },
-    }
+    // SAFETY: the caller's texts end with a zero byte; passed on as they came.
+    unsafe { fopened(path, mode, || next::FOPEN.get()(path, mode)) }
 }
 
 /// # Safety
 /// As fopen(3).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    // SAFETY: the caller's path ends with a zero byte.
+    // SAFETY: the caller's texts end with a zero byte; passed on as they came.
+    unsafe { fopened(path, mode, || next::FOPEN64.get()(path, mode)) }
+}
+
+/// Opens one of our files, or lets the C library do it.
+///
+/// # Safety
+/// As open(2).
+unsafe fn opened(path: *const c_char, flags: c_int, onwards: impl FnOnce() -> c_int) -> c_int {
+    // SAFETY: promised.
     match unsafe { ours(path) } {
-        // SAFETY: the caller's mode ends with a zero byte.
+        Some(name) => open_text(name, flags),
+        None => onwards(),
+    }
+}
+
+/// The same for streams.
+///
+/// # Safety
+/// As fopen(3).
+unsafe fn fopened(
+    path: *const c_char,
+    mode: *const c_char,
+    onwards: impl FnOnce() -> *mut FILE,
+) -> *mut FILE {
+    // SAFETY: promised.
+    match unsafe { ours(path) } {
+        // SAFETY: promised.
         Some(name) => unsafe { fopen_text(name, mode) },
-        // SAFETY: passed on as it came.
-        None => unsafe { next::FOPEN64.get()(path, mode) },
+        None => onwards(),
     }
 }
 
