@@ -11,6 +11,8 @@ mod beyond;
 mod case;
 #[path = "kernel/clients.rs"]
 mod clients;
+#[path = "kernel/explained.rs"]
+mod explained;
 #[path = "kernel/host.rs"]
 mod host;
 #[path = "kernel/house.rs"]
@@ -114,6 +116,9 @@ fn golden() -> ExitCode {
     // Lines of this form are what CI repeats at its end.
     for (why, names) in &reasons {
         println!("skipped: {} golden cases: {why}", names.len());
+    }
+    for line in explained::lines() {
+        println!("{line}");
     }
     println!("golden: {sum}");
     // No case at all would prove nothing.

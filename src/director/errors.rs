@@ -12,7 +12,7 @@ use crate::forward::{self, Outcome};
 use crate::lvs::tuple::Tuple;
 use crate::lvs::{Endpoint, Flow, ForwardMethod, Protocol};
 use crate::wire::icmp::{Echo, Quote};
-use crate::wire::packet::{Fragment, Kind, number};
+use crate::wire::packet::Fragment;
 
 impl Director {
     /// An ICMP error: if it quotes a packet of a connection, it follows that connection; else it is
@@ -35,10 +35,8 @@ impl Director {
             };
         };
         let found = self.table.find(&tuple).filter(|(conn, _)| !conn.is_gone());
-        let found =
-            found.filter(|(_, direction)| *direction == Direction::Out || !is_later(&quote));
         let found = found.or_else(|| {
-            let may_open = tuple.protocol().is_balanced() && !is_later(&quote);
+            let may_open = tuple.protocol().is_balanced();
             may_open.then(|| self.admit_error(&tuple, p, own)).flatten()
         });
         let Some((conn, direction)) = found else {
@@ -70,20 +68,11 @@ impl Director {
 }
 
 /// Does it quote a packet that would be scheduled if its ports were there? What cannot be scheduled for
-/// that is dropped.
+/// that is dropped. A later fragment never has any, and is nobody's.
 fn is_cut_off(quote: &Quote) -> bool {
     let protocol = Protocol(quote.layout.protocol);
-    let later = match quote.layout.kind {
-        Kind::V4 => is_later(quote),
-        _ => quote.layout.fragment == Fragment::Later,
-    };
+    let later = quote.layout.fragment == Fragment::Later;
     protocol.is_balanced() && !quote.layout.transport && !later
-}
-
-/// Does it quote a later fragment of UDP? Such a thing has no header that could be one of GUE, and so the
-/// kernel asks no further; of TCP and SCTP it does not look (`ip_vs_in_icmp`).
-fn is_later(quote: &Quote) -> bool {
-    quote.layout.protocol == number::UDP && quote.layout.fragment == Fragment::Later
 }
 
 /// The tuple of a packet that would go where the error came from: the quoted one, turned round. It is
@@ -125,7 +114,7 @@ fn follow<P: Probe>(
         return local::hand_over(p, own).unwrap_or(Verdict::Pass);
     }
     if p.packet.has_options()
-        && let Some(verdict) = stack::heed_options(conn.virt().address, direction, p, own)
+        && let Some(verdict) = stack::heed_options(conn, direction, p, own)
     {
         return verdict;
     }

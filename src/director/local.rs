@@ -80,19 +80,29 @@ fn refuse<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> V
     let (nat, real) = (conn.method().is_nat(), conn.real());
     p.say(|| "its real server is the director, where nobody listens".to_string());
     let before = own.outbox.frames().len();
+    // What the server says is routed before it gets the VIP's address, and again afterwards only with
+    // `snat_reroute`.
+    let rerouted = !nat || own.snapshot.tunables.snat_reroute != 0;
+    let speaker = match rerouted {
+        true => p.packet.target(),
+        false => real.address,
+    };
     let verdict = if nat && conn.protocol() == Protocol::UDP {
         if p.packet.transport_sum_holds() {
             // The quotation is turned back afterwards, but for its checksum.
             p.packet.set_sum_of_target(real.address, real.port);
-            stack::complain(p, own, IcmpError::PortUnreachable, DropReason::Unwanted)
+            let error = IcmpError::PortUnreachable;
+            stack::complain_as(Some(speaker), p, own, error, DropReason::Unwanted)
         } else {
             Verdict::Drop(DropReason::Unwanted)
         }
     } else {
-        stack::answer(p, own)
+        stack::answer_as(speaker, p, own)
     };
     let said = serve::count_said(conn, before, p, own);
-    if said && conn.protocol() == Protocol::TCP {
+    // What it says to itself does not leave, but is said.
+    let to_itself = stack::is_from_itself(p, own) && stack::expects_reset(&p.packet);
+    if (said || to_itself) && conn.protocol() == Protocol::TCP {
         serve::answered(conn, Segment::Tcp(REFUSED), p.now, own);
     }
     verdict

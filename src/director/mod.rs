@@ -216,6 +216,13 @@ impl Director {
         let tuple = &prepared.tuple;
         let found = self.table.find(tuple).filter(|(conn, _)| !conn.is_gone());
         let found = found.and_then(|found| self.still_alive(found, p));
+        // A host looks at the options before it asks for a connection (`ip_rcv_options`): what ends by
+        // them gives up no old one.
+        if let Some((_, direction)) = found
+            && let Some(verdict) = stack::refuse_options(direction, p, own)
+        {
+            return verdict;
+        }
         let mut replaced = None;
         let found = found.and_then(|found| self.not_reused(found, segment, p, own, &mut replaced));
         let awaited = || Some((helper::meet_client(tuple, p.now, own)?, Direction::In));

@@ -101,7 +101,7 @@ pub fn serve<P: Probe>(
         return Verdict::Pass;
     }
     if p.packet.has_options()
-        && let Some(verdict) = stack::heed_options(conn.virt().address, direction, p, own)
+        && let Some(verdict) = stack::heed_options(conn, direction, p, own)
     {
         return verdict;
     }

@@ -16,6 +16,7 @@ use crate::lvs::{
     RealServer, ServiceKey, ServiceSpec, SourcePool, Timeouts, Tunables, Tunnel,
 };
 use crate::sched::Scheduler;
+use crate::time::Instant;
 use crate::wire::Mac;
 
 /// Number of a snapshot; every new one has a higher one.
@@ -419,6 +420,13 @@ impl Snapshot {
     pub fn reals_at(&self, address: &IpAddr) -> impl Iterator<Item = &Arc<RealLive>> {
         let here = self.reals_at.get(address).map_or(&[][..], Vec::as_slice);
         here.iter().map(|(_, live)| live)
+    }
+
+    /// The longest packet to this address by a link with this MTU: what was learned of the way to a
+    /// real server counts for whatever goes there.
+    pub fn mtu_towards(&self, address: &IpAddr, link: u32, now: Instant) -> u32 {
+        let mut known = self.reals_at(address);
+        known.next().map_or(link, |live| live.path.get(link, now))
     }
 
     /// What packets to the configured real servers with this address that are reached by LVS-TUN are

@@ -1,22 +1,22 @@
 //! What the VIP's own stack would say, since the VIP is in no kernel: ARP, echo, resets, port
 //! unreachable; and every ICMP error we owe.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::lane::Own;
 use super::probe::{Probe, Step};
 use super::resolve::LinkHeader;
-use super::snapshot::Role;
+use super::snapshot::{Role, Snapshot};
 use super::verdict::{DropReason, Verdict};
 use super::{Passage, fragments, local, resolve};
-use crate::conn::Direction;
+use crate::conn::{Conn, Direction};
 use crate::lvs::{Endpoint, Family, Protocol};
 use crate::time::Instant;
 use crate::wire::Packet;
 use crate::wire::answer::{self, IcmpError};
 use crate::wire::arp::Arp;
 use crate::wire::icmp::Message;
-use crate::wire::options::OptionFault;
+use crate::wire::options::{OptionFault, Signature};
 use crate::wire::packet::{Fragment, number};
 
 /// Type of the chunk that aborts an association (RFC 9260 section 3.2).
@@ -84,8 +84,23 @@ pub(super) fn is_ours(own: &Own, address: &IpAddr) -> bool {
     own.snapshot.is_vip(address) || own.snapshot.own_port(address).is_some()
 }
 
+/// Does it come from outside under an address of ours? Of IPv6 that is not dropped at once, but what is
+/// said to it stays here.
+pub(super) fn is_from_itself<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
+    is_ours(own, &p.packet.source()) && own.snapshot.kernel_port() != Some(p.ingress)
+}
+
 /// A packet that no connection and no service took.
 pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    answer_as(p.packet.target(), p, own)
+}
+
+/// The same; where routes go by their source, what is said is routed as if it came from `speaker`.
+pub(super) fn answer_as<P: Probe>(
+    speaker: IpAddr,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+) -> Verdict {
     if !is_ours(own, &p.packet.target()) {
         if let Some(verdict) = local::leave(p, own) {
             return verdict;
@@ -112,20 +127,19 @@ pub fn answer<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     match packet.layout.protocol {
         _ if packet.is_icmp() => answer_icmp(p, own),
         // A segment that was cut off or damaged on its way deserves no reset.
-        number::TCP if expects_reset(packet) => say(
-            p,
-            own,
-            "a reset: nobody expected this segment",
-            answer::tcp_reset,
-        ),
+        number::TCP if expects_reset(packet) => {
+            let what = "a reset: nobody expected this segment";
+            say(speaker, p, own, what, answer::tcp_reset)
+        }
         number::UDP if packet.layout.transport && packet.transport_sum_holds() => {
-            complain(p, own, IcmpError::PortUnreachable, DropReason::Unwanted)
+            let error = IcmpError::PortUnreachable;
+            complain_as(Some(speaker), p, own, error, DropReason::Unwanted)
         }
         number::TCP | number::UDP => Verdict::Drop(DropReason::Unwanted),
         number::ICMP | number::ICMPV6 => Verdict::Drop(DropReason::Unwanted),
         _ => {
             let error = IcmpError::ProtocolUnreachable(answer::protocol_named_at(packet));
-            complain(p, own, error, DropReason::Unwanted)
+            complain_as(Some(speaker), p, own, error, DropReason::Unwanted)
         }
     }
 }
@@ -189,7 +203,7 @@ fn disown<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     complain(p, own, IcmpError::PortUnreachable, DropReason::Orphan)
 }
 
-fn expects_reset(packet: &Packet<'_>) -> bool {
+pub(super) fn expects_reset(packet: &Packet<'_>) -> bool {
     let segment = packet.transport();
     let header = |segment: &[u8]| usize::from(segment[12] >> 4) * 4;
     packet.layout.transport
@@ -214,11 +228,12 @@ fn answer_icmp<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
     let ident = own.rng.next_u64() as u16;
     let time = time_of_day(p.now);
     if message == Message::Timestamp {
-        return say(p, own, "a timestamp reply", |packet, out| {
+        let what = "a timestamp reply";
+        return say(p.packet.target(), p, own, what, |packet, out| {
             answer::timestamp_reply(packet, ident, time, out)
         });
     }
-    say(p, own, "an echo reply", |packet, out| {
+    say(p.packet.target(), p, own, "an echo reply", |packet, out| {
         answer::echo_reply(packet, ident, out)
     })
 }
@@ -232,6 +247,7 @@ fn time_of_day(now: Instant) -> u32 {
 }
 
 fn say<P: Probe>(
+    speaker: IpAddr,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
     what: &str,
@@ -240,7 +256,7 @@ fn say<P: Probe>(
     if P::ON {
         p.probe.step(Step::Said(format!("answers with {what}")));
     }
-    let Some(back) = way_of_answer(p.packet.target(), p, own) else {
+    let Some(back) = way_of_answer(speaker, p, own) else {
         return Verdict::Answered;
     };
     let packet = &p.packet;
@@ -301,24 +317,58 @@ pub fn refuse_options<P: Probe>(
     })
 }
 
-/// A packet of a connection passes the director: where its options ask for it, the director signs as
-/// the VIP. A verdict if it ends here because of them.
+/// A packet of a connection passes the director: where its options ask for it, the director signs. A
+/// verdict if it ends here because of them.
+#[cold]
 pub fn heed_options<P: Probe>(
-    virt: IpAddr,
+    conn: &Conn,
     direction: Direction,
     p: &mut Passage<'_, '_, P>,
     own: &mut Own,
 ) -> Option<Verdict> {
-    let IpAddr::V4(virt) = virt else { return None };
+    let IpAddr::V4(virt) = conn.virt().address else {
+        return None;
+    };
     if let Some(verdict) = refuse_options(direction, p, own) {
         return Some(verdict);
     }
     let (time, snapshot) = (time_of_day(p.now), &own.snapshot);
-    p.packet.stamp_options(virt, time, |address| {
+    let we = signature(virt, direction, p, snapshot);
+    p.packet.stamp_options(we, time, |address| {
         let address = IpAddr::V4(address);
         snapshot.is_vip(&address) || snapshot.own_port(&address).is_some()
     });
     None
+}
+
+/// Under which addresses the director takes part: to clients it is the VIP. An answer comes in by the
+/// port of the real server, and leaves by the VIP's way only with `snat_reroute`, else by the client's
+/// port (recorded; `ip_rt_get_source`).
+fn signature<P: Probe>(
+    virt: Ipv4Addr,
+    direction: Direction,
+    p: &Passage<'_, '_, P>,
+    snapshot: &Snapshot,
+) -> Signature {
+    if direction != Direction::Out {
+        return virt.into();
+    }
+    let v4 = |address| match address {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => virt,
+    };
+    let (source, target) = (p.packet.source(), p.packet.target());
+    let by_its_port = || {
+        let (egress, next_hop) = snapshot.route_from(source, target)?;
+        Some(v4(snapshot.source_towards(egress, target, next_hop)))
+    };
+    Signature {
+        on_the_way_in: v4(snapshot.source_towards(p.ingress, source, source)),
+        on_the_way_out: match snapshot.tunables.snat_reroute {
+            0 => by_its_port().unwrap_or(virt),
+            _ => virt,
+        },
+    }
 }
 
 /// Drops the packet for `reason` and tells its sender so, where that is allowed.
@@ -328,7 +378,19 @@ pub fn complain<P: Probe>(
     error: IcmpError,
     reason: DropReason,
 ) -> Verdict {
-    if answer::may_complain(&p.packet) {
+    complain_as(None, p, own, error, reason)
+}
+
+/// The same; where routes go by their source, it is routed as if it came from `speaker`, if that is another
+/// than who says it.
+pub(super) fn complain_as<P: Probe>(
+    speaker: Option<IpAddr>,
+    p: &mut Passage<'_, '_, P>,
+    own: &mut Own,
+    error: IcmpError,
+    reason: DropReason,
+) -> Verdict {
+    if answer::may_complain(&p.packet) && !is_from_itself(p, own) {
         let target = p.packet.target();
         // A host answers from the address that was spoken to, a router from the port's own.
         let source = if is_ours(own, &target) {
@@ -346,10 +408,11 @@ pub fn complain<P: Probe>(
             )));
         }
         let ident = own.rng.next_u64() as u16;
-        let Some(back) = way_of_answer(source, p, own) else {
+        let Some(back) = way_of_answer(speaker.unwrap_or(source), p, own) else {
             return Verdict::Drop(reason);
         };
-        let (packet, mtu) = (&p.packet, own.snapshot.ports[back.port].mtu);
+        let (packet, link) = (&p.packet, own.snapshot.ports[back.port].mtu);
+        let mtu = own.snapshot.mtu_towards(&packet.source(), link, p.now);
         own.outbox.add(back.port, |out| {
             let at = out.len();
             answer::icmp_error(packet, error, (source, mtu), ident, out);

@@ -16,7 +16,7 @@ use crate::wire::encap::{self, Contents, Envelope, Outer};
 use crate::wire::gso::Segments;
 use crate::wire::gue::Datagrams;
 use crate::wire::icmp::Quote;
-use crate::wire::packet::{Kind, Layout};
+use crate::wire::packet::{Kind, Layout, number};
 use crate::wire::{Offload, Packet};
 
 /// A link that carries less than this of a packet carries none (RFC 791, RFC 8200 section 5).
@@ -24,6 +24,8 @@ const V4_MTU_MIN: u32 = 68;
 const V6_MTU_MIN: u32 = 1280;
 /// The longest IP packet.
 const PACKET_LEN_MAX: usize = 65_535;
+/// Length of UDP's header.
+const UDP_LEN: usize = 8;
 
 /// Sends a packet of a client to its real server in an envelope.
 pub(super) fn carry<P: Probe>(conn: &Conn, p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
@@ -206,9 +208,14 @@ impl Director {
         if !p.packet.is_v4() || !stack::is_ours(own, &p.packet.target()) {
             return None;
         }
-        let enclosed = enclosed(quote, p, own)?;
-        let conn = self.table().find_in(&enclosed.tuple);
-        let conn = conn.filter(|conn| !conn.is_gone())?;
+        let about = enclosed(quote, p, own).and_then(|enclosed| {
+            let conn = self.table().find_in(&enclosed.tuple);
+            Some((conn.filter(|conn| !conn.is_gone())?, enclosed))
+        });
+        let Some((conn, enclosed)) = about else {
+            overhear(quote, p, own);
+            return None;
+        };
         if !p.packet.icmp_sum_holds() {
             return Some(Verdict::Drop(DropReason::IcmpChecksum));
         }
@@ -290,6 +297,37 @@ fn complain_about<P: Probe>(
     verdict
 }
 
+/// What a router says of a datagram of UDP that is from us is believed although too little of it is quoted
+/// to show whose it was, as a host's own stack does (recorded): GUE's envelopes are such datagrams, and
+/// many routers quote no more than UDP's header.
+fn overhear<P: Probe>(quote: &Quote, p: &mut Passage<'_, '_, P>, own: &Own) {
+    let (kind, code, rest) = p.packet.icmp_words();
+    let whole = p.packet.quoted().len() >= usize::from(quote.layout.l4) + UDP_LEN;
+    let datagram = quote.layout.protocol == number::UDP && whole;
+    let from_us = own.snapshot.own_port(&quote.source).is_some();
+    if (kind, code) == (3, 4) && datagram && from_us && p.packet.icmp_sum_holds() {
+        p.say(|| "about a datagram of ours, which may be an envelope".to_string());
+        learn_of(quote.target, rest & 0xffff, p, own);
+    }
+}
+
+/// Learns the longest packet on the way to a real server; returns the link's.
+fn learn_of<P: Probe>(real: IpAddr, told: u32, p: &Passage<'_, '_, P>, own: &Own) -> u32 {
+    let link = link_towards(real, own);
+    for live in own.snapshot.reals_at(&real) {
+        live.path.learn(told, link, p.now);
+    }
+    link
+}
+
+/// The longest packet that the first link on the way to this address takes.
+fn link_towards(real: IpAddr, own: &Own) -> u32 {
+    let route = own.snapshot.route_to(real);
+    route.map_or(u32::from(u16::MAX), |(egress, _)| {
+        own.snapshot.ports[egress].mtu
+    })
+}
+
 /// Learns the longest packet on the way to a real server; returns what is left of it for the client's.
 fn learn<P: Probe>(
     conn: &Conn,
@@ -298,16 +336,10 @@ fn learn<P: Probe>(
     p: &Passage<'_, '_, P>,
     own: &Own,
 ) -> u32 {
-    let route = own.snapshot.route_to(enclosed.real);
-    let link = route.map_or(u32::from(u16::MAX), |(egress, _)| {
-        own.snapshot.ports[egress].mtu
-    });
-    let lives = enclosed
-        .from_us
-        .then(|| own.snapshot.reals_at(&enclosed.real));
-    for live in lives.into_iter().flatten() {
-        live.path.learn(told, link, p.now);
-    }
+    let link = match enclosed.from_us {
+        true => learn_of(enclosed.real, told, p, own),
+        false => link_towards(enclosed.real, own),
+    };
     let mtu = conn
         .server()
         .map_or(told, |server| server.path.tell(told, link, p.now));

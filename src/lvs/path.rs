@@ -32,25 +32,27 @@ pub struct PathMtu {
 impl PathMtu {
     /// The longest packet now, on a link with this MTU.
     pub fn get(&self, link: u32, now: Instant) -> u32 {
+        self.in_force(now).map_or(link, |learned| learned.min(link))
+    }
+
+    /// What was learned, while that is believed.
+    fn in_force(&self, now: Instant) -> Option<u32> {
         let learned = self.learned.load(Relaxed);
-        if learned == 0 || self.until.load(Relaxed) <= now.as_nanos() {
-            return link;
-        }
-        learned.min(link)
+        (learned != 0 && self.until.load(Relaxed) > now.as_nanos()).then_some(learned)
     }
 
     /// The same for a packet that goes this way now.
     pub fn walk(&self, link: u32, now: Instant) -> u32 {
-        let mtu = self.get(link, now);
-        let route = if mtu == link {
-            route::PLAIN
-        } else {
-            route::LEARNED
+        let learned = self.in_force(now);
+        // It is another route also where what was learned is the link's own length.
+        let route = match learned {
+            None => route::PLAIN,
+            Some(_) => route::LEARNED,
         };
         if self.route.load(Relaxed) != route {
             self.route.store(route, Relaxed);
         }
-        mtu
+        learned.map_or(link, |learned| learned.min(link))
     }
 
     /// The way is looked for anew by the next packet: the real server was edited.
@@ -133,5 +135,16 @@ mod tests {
         assert_eq!(path.walk(LINK, at(1)), 1200);
         path.learn(1000, LINK, at(2));
         assert_eq!(path.tell(1000, LINK, at(2)), 1000);
+    }
+
+    #[test]
+    fn what_was_learned_is_a_route_of_its_own_even_if_no_shorter_than_the_link() {
+        let path = PathMtu::default();
+        path.walk(LINK, at(0));
+        path.learn(LINK, LINK, at(0));
+        assert_eq!(path.tell(LINK, LINK, at(0)), 1500);
+        path.walk(LINK, at(1));
+        path.learn(576, LINK, at(2));
+        assert_eq!(path.tell(576, LINK, at(2)), 576);
     }
 }

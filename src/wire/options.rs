@@ -16,6 +16,26 @@ pub enum OptionFault {
     Malformed(u8),
 }
 
+/// The addresses under which we take part: times are written when a packet comes in, the route when it
+/// leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// What stands beside a time.
+    pub on_the_way_in: Ipv4Addr,
+    /// What the recorded route gets.
+    pub on_the_way_out: Ipv4Addr,
+}
+
+impl From<Ipv4Addr> for Signature {
+    /// The same address both ways.
+    fn from(address: Ipv4Addr) -> Signature {
+        Signature {
+            on_the_way_in: address,
+            on_the_way_out: address,
+        }
+    }
+}
+
 /// Length of an IPv4 header without options.
 const PLAIN_LEN: usize = 20;
 
@@ -64,23 +84,18 @@ impl Packet<'_> {
         }
     }
 
-    /// Writes our `address` and `time` into the options that ask for them. `is_local` knows whose
+    /// Writes our addresses and `time` into the options that ask for them. `is_local` knows whose
     /// time is ours to write where a certain host was asked for it. Options with a fault stay as
     /// they are.
-    pub fn stamp_options(
-        &mut self,
-        address: Ipv4Addr,
-        time: u32,
-        is_local: impl Fn(Ipv4Addr) -> bool,
-    ) {
+    pub fn stamp_options(&mut self, we: Signature, time: u32, is_local: impl Fn(Ipv4Addr) -> bool) {
         let (l3, l4) = (self.l3(), self.l4());
         let header = &mut self.bytes[l3..l4];
         let Ok(found) = find(header) else { return };
         if let Some(at) = found.record {
-            record(&mut header[at..], address);
+            record(&mut header[at..], we.on_the_way_out);
         }
         if let Some(at) = found.stamp {
-            stamp(&mut header[at..], address, time, is_local);
+            stamp(&mut header[at..], we.on_the_way_in, time, is_local);
         }
         if let Some(end) = found.end {
             header[end..].fill(option::END);
@@ -227,7 +242,7 @@ mod tests {
     fn stamped(options: &[u8]) -> Vec<u8> {
         with(options, |packet| {
             assert_eq!(packet.options_fault(), None, "{options:?}");
-            packet.stamp_options(HERE, TIME, |address| address == HERE);
+            packet.stamp_options(HERE.into(), TIME, |address| address == HERE);
             let bytes = packet.frame().to_vec();
             assert!(
                 Layout::parse(&bytes, true).is_ok(),

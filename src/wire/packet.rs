@@ -171,6 +171,9 @@ impl Layout {
                 let Some(fixed) = bytes.first_chunk::<V4_LEN>() else {
                     return Err(Malformed::Short(Header::V4));
                 };
+                if fixed[0] >> 4 != 4 {
+                    return Err(Malformed::Version);
+                }
                 let header = usize::from(fixed[0] & 0x0f) * 4;
                 if header < V4_LEN {
                     return Err(Malformed::Length(Header::V4));
@@ -200,11 +203,9 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Is so much of a transport header quoted that its ports are there? As recorded, four bytes are enough,
-/// and of IPv4 it is not asked whether the quoted packet was a later fragment.
+/// Is so much of a transport header quoted that its ports are there? As recorded, four bytes are enough.
 fn has_ports(len: usize, layout: &Layout) -> bool {
-    let could = layout.kind == Kind::V4 || layout.fragment != Fragment::Later;
-    could && len >= usize::from(layout.l4) + 4
+    layout.fragment != Fragment::Later && len >= usize::from(layout.l4) + 4
 }
 
 /// The type that an Ethernet header announces, and the offset behind it.

@@ -20,9 +20,10 @@
 use std::net::IpAddr;
 
 use ulvs::director::snapshot::Snapshot;
+use ulvs::time::Instant;
 use ulvs::wire::answer::{self, IcmpError};
 use ulvs::wire::cut::Cut;
-use ulvs::wire::options::OptionFault;
+use ulvs::wire::options::{OptionFault, Signature};
 use ulvs::wire::{Layout, Offload, Packet};
 
 use super::case::Side;
@@ -37,7 +38,9 @@ pub fn receive(
     side: Side,
     frame: &[u8],
     longest: usize,
+    now: Instant,
 ) -> Vec<Sent> {
+    let complain = |packet: &Packet<'_>, error| complain(snapshot, side, packet, error, now);
     let mut bytes = frame.to_vec();
     let Ok(layout) = Layout::parse(&bytes, false) else {
         return Vec::new();
@@ -57,7 +60,7 @@ pub fn receive(
         return Vec::new();
     }
     if shell.is_local_mark(shell.mark_of(side, frame)) {
-        return answer_for_other(snapshot, side, &packet);
+        return answer_for_other(snapshot, side, &packet, now);
     }
     match packet
         .has_options()
@@ -65,32 +68,37 @@ pub fn receive(
         .flatten()
     {
         Some(OptionFault::Malformed(at)) => {
-            return complain(snapshot, side, &packet, IcmpError::BadHeader(at));
+            return complain(&packet, IcmpError::BadHeader(at));
         }
         Some(OptionFault::SourceRoute) => return Vec::new(),
         None => {}
     }
     if packet.ttl() <= 1 {
-        return complain(snapshot, side, &packet, IcmpError::TimeExceeded);
+        return complain(&packet, IcmpError::TimeExceeded);
     }
     let Some((port, next_hop)) = snapshot.route_from(source, target) else {
         return Vec::new();
     };
     let egress = &snapshot.ports[port];
     if packet.ip_len() > egress.mtu as usize && packet.dont_fragment() {
-        return complain(
-            snapshot,
-            side,
-            &packet,
-            IcmpError::TooLong(egress.mtu as u16),
-        );
+        return complain(&packet, IcmpError::TooLong(egress.mtu as u16));
     }
     let neighbours = &mut egress.neighbours.iter();
     let Some((_, mac)) = neighbours.find(|(address, _)| *address == next_hop) else {
         return Vec::new();
     };
-    if let (true, IpAddr::V4(address)) = (packet.has_options(), snapshot.source_on(port, target)) {
-        packet.stamp_options(address, 0, |asked| own(&asked.into()));
+    let addresses = (
+        snapshot.source_on(side as usize, source),
+        snapshot.source_on(port, target),
+    );
+    if let (true, (IpAddr::V4(on_the_way_in), IpAddr::V4(on_the_way_out))) =
+        (packet.has_options(), addresses)
+    {
+        let we = Signature {
+            on_the_way_in,
+            on_the_way_out,
+        };
+        packet.stamp_options(we, 0, |asked| own(&asked.into()));
     }
     packet.decrement_ttl();
     packet.set_macs(*mac, egress.mac);
@@ -120,7 +128,12 @@ fn cut(packet: &Packet<'_>, mtu: usize) -> Vec<Vec<u8>> {
 
 /// What the host says to what is routed to it, though it is for another address: of IPv4 nothing, since
 /// it has no route from there; of IPv6 what any closed port says.
-fn answer_for_other(snapshot: &Snapshot, side: Side, packet: &Packet<'_>) -> Vec<Sent> {
+fn answer_for_other(
+    snapshot: &Snapshot,
+    side: Side,
+    packet: &Packet<'_>,
+    now: Instant,
+) -> Vec<Sent> {
     let (body, sound) = (packet.transport(), packet.layout.transport);
     let header = |at: usize| usize::from(body[at] >> 4) * 4;
     match packet.layout.protocol {
@@ -136,11 +149,17 @@ fn answer_for_other(snapshot: &Snapshot, side: Side, packet: &Packet<'_>) -> Vec
             }
         }
         17 if packet.transport_sum_holds() => {
-            complain(snapshot, side, packet, IcmpError::PortUnreachable)
+            complain(snapshot, side, packet, IcmpError::PortUnreachable, now)
         }
         132 if body.len() >= 16 => {
             let at = answer::protocol_named_at(packet);
-            complain(snapshot, side, packet, IcmpError::ProtocolUnreachable(at))
+            complain(
+                snapshot,
+                side,
+                packet,
+                IcmpError::ProtocolUnreachable(at),
+                now,
+            )
         }
         _ => Vec::new(),
     }
@@ -159,13 +178,20 @@ fn is_martian(source: IpAddr) -> bool {
     }
 }
 
-fn complain(snapshot: &Snapshot, side: Side, packet: &Packet<'_>, error: IcmpError) -> Vec<Sent> {
+fn complain(
+    snapshot: &Snapshot,
+    side: Side,
+    packet: &Packet<'_>,
+    error: IcmpError,
+    now: Instant,
+) -> Vec<Sent> {
     if !answer::may_complain(packet) {
         return Vec::new();
     }
     let source = snapshot.source_on(side as usize, packet.source());
     let mut frame = Vec::new();
-    let mtu = snapshot.ports[side as usize].mtu;
+    let link = snapshot.ports[side as usize].mtu;
+    let mtu = snapshot.mtu_towards(&packet.source(), link, now);
     answer::icmp_error(packet, error, (source, mtu), 0, &mut frame);
     say(snapshot, side, frame)
 }

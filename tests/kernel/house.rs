@@ -226,7 +226,14 @@ impl House {
     fn routed(&mut self, side: Side, frame: &[u8], count: usize) -> Vec<Sent> {
         let frames = self.passed(side, frame, count);
         let receive = |frame: &[u8], longest| {
-            host::receive(&self.snapshot(), &self.shell, side, frame, longest)
+            host::receive(
+                &self.snapshot(),
+                &self.shell,
+                side,
+                frame,
+                longest,
+                self.now,
+            )
         };
         if let Some((datagram, longest)) = pieces::gathered(&frames) {
             return receive(&datagram, longest);

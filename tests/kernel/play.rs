@@ -11,7 +11,7 @@ use super::judge::{self, Trouble, differs};
 use super::net::{Net, server_mac};
 use super::packet;
 use super::shell::Effect;
-use super::{pieces, sequence, texts, words};
+use super::{explained, pieces, sequence, texts, words};
 
 /// Where a case stopped, and why.
 #[derive(Debug)]
@@ -119,9 +119,14 @@ fn packet(house: &mut House, stimulus: &Stimulus, strict: bool) -> Result<(), Tr
     if !stale {
         let same = judge::frames(&stimulus.out, &sent, stimulus.unstable);
         match pieces::joined(&stimulus.out, &sent).filter(|_| strict && same.is_err()) {
-            Some((expected, got)) => judge::frames(&expected, &got, false)?,
+            Some((expected, got)) => {
+                judge::frames(&expected, &got, false)?;
+                explained::count("a datagram that had come in fragments leaves in other pieces");
+            }
             None => same?,
         }
+    } else if strict {
+        explained::count("a server edited from LVS-NAT to LVS-DR has its new way at once");
     }
     let mut lingering = match &stimulus.conns {
         Some(conns) => judge::entries(conns, house)?,

@@ -94,7 +94,7 @@ class PacketRecording(FrameRecorder):
             if talk.family == 4:
                 # What the director quotes would have been written into, too, and the time of day in an
                 # envelope stands where no player looks for it.
-                forwarded = talk.service.method == "masq" and side == "client" and talk.number
+                forwarded = talk.service.method == "masq" and talk.number
                 fields["options"] = draw.options(forwarded and min(draw.mtu.values()) > 500)
                 paths.append("IP options")
             elif talk.protocol == UDP:
@@ -291,6 +291,8 @@ class PacketRecording(FrameRecorder):
         """An ICMP error from source to target about a packet, and how the quote is called."""
         random, draw = self.random, self.draw
         quoted, path = self.quote(packet)
+        if OLD and ":" not in target:
+            quoted = shapes.readable(quoted)
         kind, code = random.choice(ERRORS6 if ":" in target else ERRORS4)
         rest = random.choice(TOLD_MTUS) if (kind, code) in ((3, 4), (2, 0)) else random.choice([0, 0, 7])
         body = shapes.icmp(source, target, kind, code, rest, quoted)

@@ -14,6 +14,18 @@ fn mended(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// The same packet with these options, a multiple of four bytes.
+fn with_options(plain: &[u8], options: &[u8]) -> Vec<u8> {
+    let mut frame = [&plain[..34], options, &plain[34..]].concat();
+    let (len, header) = (frame.len() as u16 - 14, 20 + options.len());
+    frame[14] = 0x40 | (header / 4) as u8;
+    frame[16..18].copy_from_slice(&len.to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = Sum::of(&frame[14..14 + header]).checksum();
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
 /// A house with a connection of a client to a server of LVS-NAT, 8080 behind 80.
 fn connected(change: impl FnOnce(&mut Parts)) -> House {
     let mut house = house_with(web(), 8080, true, change);
@@ -46,15 +58,87 @@ fn what_a_card_has_padded_does_not_travel_on() {
 }
 
 #[test]
-fn a_quoted_version_and_a_quoted_offset_are_not_looked_at() {
+fn a_quote_of_another_version_or_of_a_later_fragment_is_nobodys() {
+    for schedule in [0, 1] {
+        let mut house = connected(|parts| parts.tunables.schedule_icmp = schedule);
+        let (_, inside) = house.outside_says(&complaint(&quoted()));
+        assert_eq!(&inside[0].bytes[30..34], RIP);
+        let inner = &inside[0].bytes[PLACE_OF_ICMP + 8..];
+        assert_eq!((&inner[12..16], &inner[20..22]), (&RIP[..], &[31, 144][..]));
+        let (mut other, mut later, mut cut_off) = (quoted(), quoted(), quoted());
+        other[0] = 0xa5;
+        later[7] = 1;
+        cut_off[7] = 1;
+        cut_off.truncate(20);
+        for quote in [other, later, cut_off] {
+            let (outside, inside) = house.outside_says(&complaint(&quote));
+            assert!(outside.is_empty() && inside.is_empty());
+            // From inside it goes the way of whatever passes.
+            let passed = house.worker.account().passed;
+            let header = [3, 1, 0, 0, 0, 0, 0, 0];
+            house.inside_says(&icmp(OUT, (RIP, CLIENT), header, &quote));
+            assert_eq!(house.worker.account().passed, passed + 1, "{quote:?}");
+        }
+    }
+}
+
+/// What a host refuses for its options it refuses before it asks for a connection.
+#[test]
+fn an_old_connection_is_not_given_up_for_a_packet_that_ends_by_its_options() {
     let mut house = connected(|_| {});
-    let mut quote = quoted();
-    quote[0] = 0xa5;
-    quote[6..8].copy_from_slice(&[0xf3, 0]);
-    let (_, inside) = house.outside_says(&complaint(&quote));
-    assert_eq!(&inside[0].bytes[30..34], RIP);
-    let inner = &inside[0].bytes[PLACE_OF_ICMP + 8..];
-    assert_eq!((&inner[12..16], &inner[20..22]), (&RIP[..], &[31, 144][..]));
+    house.inside_says(&tcp(OUT, (RIP, CLIENT), (8080, 40000), "R"));
+    let before = (house.table.len(), house.live.total());
+    let plain = tcp(IN, (CLIENT, VIP), (40000, 80), "S");
+    // A router alert that is shorter than one can be.
+    let (outside, inside) = house.outside_says(&with_options(&plain, &[148, 3, 0, 0]));
+    assert_eq!(outside[0].bytes[PLACE_OF_ICMP], 12, "parameter problem");
+    assert!(inside.is_empty());
+    assert_eq!((house.table.len(), house.live.total()), before);
+}
+
+/// An answer of LVS-NAT with a record-route option, as a client gets it: what was written into it.
+#[test]
+fn an_answer_is_signed_as_the_vip_only_if_it_is_routed_as_the_vip() {
+    for (reroute, signed) in [(1, VIP), (0, [10, 0, 0, 1])] {
+        let mut house = connected(|parts| parts.tunables.snat_reroute = reroute);
+        let plain = tcp(OUT, (RIP, CLIENT), (8080, 40000), "A");
+        let asking = with_options(&plain, &[7, 7, 4, 0, 0, 0, 0, 0]);
+        let (outside, _) = house.inside_says(&asking);
+        assert_eq!(outside[0].bytes[36..41], [&[8], &signed[..]].concat());
+    }
+}
+
+/// Of IPv6 a packet that comes from outside under an address of ours is served, but nothing is said to it.
+#[test]
+fn nothing_is_said_to_who_speaks_under_our_own_address() {
+    let six = |last: u16| Ipv6Addr::new(0xfd00, 0xc, 0, 0, 0, 0, 0, last);
+    let (vip, real) = (six(0x100), six(0xb));
+    let key = ServiceKey::tcp(vip.into(), 80);
+    let ends = ((vip, 40000), (vip, 80));
+    let house = |method| {
+        house_with(key, 80, true, |parts| {
+            let service = Arc::get_mut(&mut parts.services[0]).expect("not shared yet");
+            let here = Endpoint::new(real.into(), 80);
+            service.reals[0].key = RealKey(here);
+            service.reals[0].live = Arc::new(RealLive::new(1, here, 1));
+            service.reals[0].method = method;
+            let inside = &mut parts.ports[1];
+            inside.addresses.push((six(1).into(), 64));
+            inside.routes.push((six(0).into(), 64, None));
+            inside.neighbours.push((real.into(), SERVER));
+        })
+    };
+    let mut last_hop = syn6(IN, ends);
+    last_hop[21] = 1;
+    let (outside, inside) = house(ForwardMethod::Route).outside_says(&last_hop);
+    assert!(outside.is_empty() && inside.is_empty());
+    // Where the real server is the director itself, its reset is heard.
+    let mut here = house(ForwardMethod::Local);
+    let (outside, _) = here.outside_says(&syn6(IN, ends));
+    assert!(outside.is_empty());
+    let mut states = Vec::new();
+    here.table.for_each(|conn| states.push(conn.state_name()));
+    assert_eq!(states, ["CLOSE"]);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::wire::offload::VNET_HEADER_LEN;
 
 const IPS: ([u8; 4], [u8; 4]) = (CLIENT, VIP);
 const PORTS: (u16, u16) = (40_000, 80);
+/// The director's own address inside.
+const OWN: [u8; 4] = [192, 168, 1, 1];
 
 /// A house whose real server is reached by this tunnel.
 fn tunnel_house(tunnel: Tunnel, change: impl FnOnce(&mut Parts)) -> House {
@@ -308,4 +310,50 @@ fn nothing_is_learned_of_an_envelope_that_is_not_ours() {
         let (_, again) = house.outside_says(&question);
         assert_eq!(again.len(), passes, "{source:?}");
     }
+}
+
+/// A router that is too narrow says so about an envelope of GUE, of which it quotes no more than UDP's
+/// header, as RFC 792 asks for.
+#[test]
+fn a_short_quote_of_an_envelope_of_gue_teaches_its_length() {
+    let checksum = TunnelChecksum::No;
+    let tunnels = [
+        (
+            Tunnel::Gue {
+                port: 6080,
+                checksum,
+            },
+            1,
+        ),
+        (Tunnel::Gre { checksum }, 0),
+    ];
+    for (tunnel, refused) in tunnels {
+        let mut house = tunnel_house(tunnel, |_| {});
+        let (_, sent) = house.outside_says(&datagram(&[1; 900]));
+        let narrow = [3, 4, 0, 0, 0, 0, 2, 88];
+        let quote = &sent[0].bytes[14..42];
+        let (outside, _) = house.inside_says(&icmp(OUT, (RIP, OWN), narrow, quote));
+        assert!(outside.is_empty(), "whose it was is not quoted");
+        let (told, sent) = house.outside_says(&datagram(&[1; 900]));
+        assert_eq!(
+            (told.len(), sent.len()),
+            (refused, 1 - refused),
+            "{tunnel:?}"
+        );
+    }
+}
+
+/// What is known of the way to a real server counts for errors that it is sent, too.
+#[test]
+fn an_error_to_a_real_server_is_no_longer_than_its_way() {
+    let mut house = tunnel_house(Tunnel::Ipip, |_| {});
+    house.live.path.learn(552, 1500, house.now);
+    let mut dying = udp(OUT, (RIP, OWN), (9, 9), &[7; 1000]);
+    let (_, told) = house.inside_says(&dying);
+    assert_eq!((told[0].bytes.len(), told[0].bytes[34]), (14 + 552, 3));
+    house.now += Duration::from_secs(601);
+    dying[19] += 1;
+    mend(&mut dying);
+    let (_, told) = house.inside_says(&dying);
+    assert_eq!(told[0].bytes.len(), 14 + 576);
 }
