@@ -196,6 +196,9 @@ fn is_orphan<P: Probe>(p: &Passage<'_, '_, P>, own: &Own) -> bool {
 /// Tells a real server that nobody listens. It is told as a router tells: the quoted packet has lost a
 /// hop.
 fn disown<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
+    if let Some(verdict) = refuse_options(Direction::Out, p, own) {
+        return verdict;
+    }
     if p.packet.ttl() <= 1 {
         return complain(p, own, IcmpError::TimeExceeded, DropReason::TtlExceeded);
     }
@@ -206,7 +209,8 @@ fn disown<P: Probe>(p: &mut Passage<'_, '_, P>, own: &mut Own) -> Verdict {
 pub(super) fn expects_reset(packet: &Packet<'_>) -> bool {
     let segment = packet.transport();
     let header = |segment: &[u8]| usize::from(segment[12] >> 4) * 4;
-    packet.layout.transport
+    packet.layout.protocol == number::TCP
+        && packet.layout.transport
         && (20..=segment.len()).contains(&header(segment))
         && packet.tcp_flags() & 0x04 == 0
         && packet.transport_sum_holds()

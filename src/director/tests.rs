@@ -193,6 +193,17 @@ fn syn6(to: (Mac, Mac), ends: ((Ipv6Addr, u16), (Ipv6Addr, u16))) -> Vec<u8> {
     frame
 }
 
+/// A whole datagram over IPv6, without data.
+fn udp6(to: (Mac, Mac), ends: ((Ipv6Addr, u16), (Ipv6Addr, u16))) -> Vec<u8> {
+    let (source, target) = ends;
+    let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0);
+    let builder = builder.ipv6(source.0.octets(), target.0.octets(), 64);
+    let mut frame = Vec::new();
+    let written = builder.udp(source.1, target.1).write(&mut frame, b"");
+    written.expect("a vector takes everything");
+    frame
+}
+
 /// A whole datagram.
 fn udp(to: (Mac, Mac), ips: ([u8; 4], [u8; 4]), ports: (u16, u16), message: &[u8]) -> Vec<u8> {
     let builder = etherparse::PacketBuilder::ethernet2(to.1.0, to.0.0).ipv4(ips.0, ips.1, 64);

@@ -164,7 +164,11 @@ impl Outer {
                 between[2..4].copy_from_slice(&ether_type(inner).to_be_bytes());
                 if checksum {
                     between[4..8].fill(0);
-                    let sum = Sum::of(between).plus(Sum::of(inner)).checksum();
+                    // Zero and its complement are one sum; the kernel writes the latter (recorded).
+                    let sum = match Sum::of(between).plus(Sum::of(inner)).checksum() {
+                        0 => 0xffff,
+                        sum => sum,
+                    };
                     between[4..6].copy_from_slice(&sum.to_be_bytes());
                 }
                 number::GRE

@@ -82,9 +82,9 @@ def icmp(source, target, kind, code, rest, quoted):
 
 
 def readable(quoted):
-    """The same quotation as if it began an IPv4 packet, or the first fragment of one."""
-    if quoted[:1] and quoted[0] >> 4 != 4:
-        quoted = bytes([0x40 | quoted[0] & 15]) + quoted[1:]
+    """The same quotation as if it began an IPv4 packet with a whole header, or the first fragment of one."""
+    if quoted:
+        quoted = bytes([0x40 | max(5, quoted[0] & 15)]) + quoted[1:]
     if len(quoted) > 7:
         quoted = quoted[:6] + bytes([quoted[6] & 0xE0, 0]) + quoted[8:]
     return quoted

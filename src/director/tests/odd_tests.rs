@@ -96,6 +96,16 @@ fn an_old_connection_is_not_given_up_for_a_packet_that_ends_by_its_options() {
     assert_eq!((house.table.len(), house.live.total()), before);
 }
 
+#[test]
+fn a_real_server_is_told_of_its_options_before_it_is_told_that_nobody_listens() {
+    let mut house = house_with(web(), 8080, true, |parts| parts.tunables.nat_icmp_send = 1);
+    let plain = tcp(OUT, (RIP, CLIENT), (8080, 40000), "A");
+    for (frame, told) in [(with_options(&plain, &[148, 3, 0, 0]), 12), (plain, 3)] {
+        let (_, inside) = house.inside_says(&frame);
+        assert_eq!(inside[0].bytes[PLACE_OF_ICMP], told);
+    }
+}
+
 /// An answer of LVS-NAT with a record-route option, as a client gets it: what was written into it.
 #[test]
 fn an_answer_is_signed_as_the_vip_only_if_it_is_routed_as_the_vip() {
@@ -115,7 +125,7 @@ fn nothing_is_said_to_who_speaks_under_our_own_address() {
     let (vip, real) = (six(0x100), six(0xb));
     let key = ServiceKey::tcp(vip.into(), 80);
     let ends = ((vip, 40000), (vip, 80));
-    let house = |method| {
+    let house_as = |key, method| {
         house_with(key, 80, true, |parts| {
             let service = Arc::get_mut(&mut parts.services[0]).expect("not shared yet");
             let here = Endpoint::new(real.into(), 80);
@@ -130,15 +140,18 @@ fn nothing_is_said_to_who_speaks_under_our_own_address() {
     };
     let mut last_hop = syn6(IN, ends);
     last_hop[21] = 1;
-    let (outside, inside) = house(ForwardMethod::Route).outside_says(&last_hop);
+    let (outside, inside) = house_as(key, ForwardMethod::Route).outside_says(&last_hop);
     assert!(outside.is_empty() && inside.is_empty());
     // Where the real server is the director itself, its reset is heard.
-    let mut here = house(ForwardMethod::Local);
+    let mut here = house_as(key, ForwardMethod::Local);
     let (outside, _) = here.outside_says(&syn6(IN, ends));
     assert!(outside.is_empty());
     let mut states = Vec::new();
     here.table.for_each(|conn| states.push(conn.state_name()));
     assert_eq!(states, ["CLOSE"]);
+    // What is shorter than a segment gets no reset, and is looked at no further.
+    let mut here = house_as(ServiceKey::udp(vip.into(), 80), ForwardMethod::Local);
+    assert!(here.outside_says(&udp6(IN, ends)).0.is_empty());
 }
 
 #[test]
