@@ -96,6 +96,11 @@ pub trait Peer {
         true
     }
 
+    /// Has it processes that remember connections?
+    fn keeps_connections(&self) -> bool {
+        false
+    }
+
     /// Starts what is its own in the lab.
     ///
     /// # Errors
@@ -110,7 +115,7 @@ pub trait Peer {
     /// The neighbour whom clients give frames to.
     fn neighbour(&self) -> Ipv4Addr {
         match self.between() {
-            Between::Kernel if self.target() != VIP => ROUTER,
+            Between::Kernel | Between::KernelOneWay if self.target() != VIP => ROUTER,
             _ => self.target(),
         }
     }
@@ -127,9 +132,12 @@ pub fn all() -> Vec<Box<dyn Peer>> {
         Box::new(KernelIpvs),
         Box::new(Haproxy),
         Box::new(Nginx),
-        Box::new(Ulvs("packet")),
-        Box::new(Ulvs("mmsg")),
-        Box::new(Ulvs("tun")),
+        Box::new(Ulvs::PACKET),
+        Box::new(Ulvs::MMSG),
+        Box::new(Ulvs::TUN),
+        Box::new(RouteOneWay),
+        Box::new(Ulvs::DR),
+        Box::new(Ulvs::IPIP),
     ]
 }
 
@@ -184,6 +192,31 @@ impl Peer for Route {
 
     fn between(&self) -> Between {
         Between::Kernel
+    }
+
+    fn target(&self) -> Ipv4Addr {
+        REALS[0]
+    }
+
+    fn start(&self, _: &mut Lab) -> io::Result<Vec<Program>> {
+        Ok(vec![])
+    }
+}
+
+/// The same where answers go past it: what LVS-DR and LVS-TUN are to be laid beside.
+struct RouteOneWay;
+
+impl Peer for RouteOneWay {
+    fn name(&self) -> &'static str {
+        "route-oneway"
+    }
+
+    fn about(&self) -> &'static str {
+        "the kernel routes, answers go past it on a cable of their own; nobody balances"
+    }
+
+    fn between(&self) -> Between {
+        Between::KernelOneWay
     }
 
     fn target(&self) -> Ipv4Addr {
@@ -290,45 +323,78 @@ impl Peer for KernelIpvs {
     }
 }
 
-/// ulvs with the back-end of that word.
-struct Ulvs(&'static str);
+/// ulvs: one worker, rr.
+struct Ulvs {
+    name: &'static str,
+    about: &'static str,
+    /// The back-end.
+    nic: &'static str,
+    between: Between,
+}
+
+impl Ulvs {
+    const PACKET: Ulvs = Ulvs {
+        name: "ulvs-packet",
+        about: "ulvs, LVS-NAT, rr, --nic packet, one worker that sleeps when nothing comes",
+        nic: "packet",
+        between: Between::Frames,
+    };
+    const MMSG: Ulvs = Ulvs {
+        name: "ulvs-mmsg",
+        about: "ulvs, LVS-NAT, rr, --nic mmsg, one worker that sleeps when nothing comes",
+        nic: "mmsg",
+        between: Between::Frames,
+    };
+    const TUN: Ulvs = Ulvs {
+        name: "ulvs-tun",
+        about: "ulvs, LVS-NAT, rr, --nic tun, one worker that sleeps when nothing comes",
+        nic: "tun",
+        between: Between::Tun,
+    };
+    const DR: Ulvs = Ulvs {
+        name: "ulvs-dr",
+        about: "ulvs, LVS-DR, rr, --nic packet; answers go past it",
+        nic: "packet",
+        between: Between::FramesOneWay,
+    };
+    const IPIP: Ulvs = Ulvs {
+        name: "ulvs-ipip",
+        about: "ulvs, LVS-TUN (IP in IP), rr, --nic packet; answers go past it, and the real \
+                servers unwrap with a program of the lab, which is part of the cost",
+        nic: "packet",
+        between: Between::FramesWrapped,
+    };
+}
 
 impl Peer for Ulvs {
     fn name(&self) -> &'static str {
-        match self.0 {
-            "packet" => "ulvs-packet",
-            "mmsg" => "ulvs-mmsg",
-            _ => "ulvs-tun",
-        }
+        self.name
     }
 
     fn about(&self) -> &'static str {
-        match self.0 {
-            "packet" => {
-                "ulvs, LVS-NAT, rr, --nic packet, one worker that sleeps when nothing comes"
-            }
-            "mmsg" => "ulvs, LVS-NAT, rr, --nic mmsg, one worker that sleeps when nothing comes",
-            _ => "ulvs, LVS-NAT, rr, --nic tun, one worker that sleeps when nothing comes",
-        }
+        self.about
     }
 
     fn needs(&self) -> Vec<Need> {
-        match self.0 {
-            "tun" => vec![Need::Kernel("/dev/net/tun", "load it: modprobe tun")],
+        match self.between {
+            Between::Tun | Between::FramesWrapped => {
+                vec![Need::Kernel("/dev/net/tun", "load it: modprobe tun")]
+            }
             _ => vec![],
         }
     }
 
     fn between(&self) -> Between {
-        match self.0 {
-            "tun" => Between::Tun,
-            _ => Between::Frames,
-        }
+        self.between
+    }
+
+    fn keeps_connections(&self) -> bool {
+        true
     }
 
     fn start(&self, lab: &mut Lab) -> io::Result<Vec<Program>> {
         let director = Director {
-            nic: self.0.to_string(),
+            nic: self.nic.to_string(),
             workers: 1,
             scheduler: "rr".to_string(),
             limits: vec![],
@@ -336,7 +402,8 @@ impl Peer for Ulvs {
         };
         let mut text = lab::director_config(lab.topology(), &director, &lab.control())?;
         // There is one real server in it so far, at one port.
-        text.push_str(&real(REALS[1], WEB_PORT));
+        let method = lab.topology().method.clone();
+        text.push_str(&real(REALS[1], WEB_PORT, &method));
         let tcp = TCP_PORTS[1..].iter().map(|port| ("tcp", *port));
         for (protocol, port) in tcp.chain([("udp", FRAMES_PORT)]) {
             let vip = SocketAddr::new(IpAddr::V4(VIP), port);
@@ -345,7 +412,7 @@ impl Peer for Ulvs {
             ));
             REALS
                 .iter()
-                .for_each(|address| text.push_str(&real(*address, port)));
+                .for_each(|address| text.push_str(&real(*address, port, &method)));
         }
         lab.start_director_on(&text)?;
         Ok(vec![])
@@ -356,8 +423,8 @@ impl Peer for Ulvs {
     }
 }
 
-fn real(address: Ipv4Addr, port: u16) -> String {
-    format!("\n[[service.real]]\naddress = \"{address}:{port}\"\nmethod = \"masq\"\n")
+fn real(address: Ipv4Addr, port: u16, method: &str) -> String {
+    format!("\n[[service.real]]\naddress = \"{address}:{port}\"\nmethod = \"{method}\"\n")
 }
 
 /// The network for a peer.
@@ -407,7 +474,7 @@ mod tests {
             let neighbour = peer.neighbour();
             let near = match peer.between() {
                 Between::Nobody | Between::Wire => [192, 168, 1],
-                Between::Kernel | Between::Frames | Between::Tun => [1, 2, 3],
+                _ => [1, 2, 3],
             };
             assert_eq!(neighbour.octets()[..3], near, "{}", peer.name());
         }

@@ -40,6 +40,10 @@ impl Peer for Haproxy {
         false
     }
 
+    fn keeps_connections(&self) -> bool {
+        true
+    }
+
     fn start(&self, lab: &mut Lab) -> io::Result<Vec<Program>> {
         let file = lab.folder().join("haproxy.cfg");
         std::fs::write(&file, haproxy_config())?;
@@ -97,6 +101,10 @@ impl Peer for Nginx {
 
     fn between(&self) -> Between {
         Between::Kernel
+    }
+
+    fn keeps_connections(&self) -> bool {
+        true
     }
 
     fn start(&self, lab: &mut Lab) -> io::Result<Vec<Program>> {

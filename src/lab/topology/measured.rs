@@ -2,6 +2,7 @@
 //! addresses of two real servers, on plain cables. No bridge: it would cost everybody the same, and hide
 //! part of the difference.
 
+use super::others::{loopback, no_reverse_path_filter};
 use super::*;
 
 /// What is between the client and the real servers.
@@ -17,10 +18,40 @@ pub enum Between {
     Frames,
     /// A director behind a TUN device.
     Tun,
+    /// A machine whose kernel routes, and which answers go past on a cable of their own.
+    KernelOneWay,
+    /// A director of LVS-DR that reads frames; answers go past it on a cable of their own.
+    FramesOneWay,
+    /// The same with LVS-TUN: the real servers' machine unwraps.
+    FramesWrapped,
+}
+
+impl Between {
+    /// Everything that can be in the middle.
+    pub const ALL: [Between; 8] = [
+        Between::Nobody,
+        Between::Wire,
+        Between::Kernel,
+        Between::Frames,
+        Between::Tun,
+        Between::KernelOneWay,
+        Between::FramesOneWay,
+        Between::FramesWrapped,
+    ];
+
+    /// Do answers go past it?
+    pub const fn is_one_way(self) -> bool {
+        matches!(
+            self,
+            Between::KernelOneWay | Between::FramesOneWay | Between::FramesWrapped
+        )
+    }
 }
 
 /// The second real server's address, on the same machine as the first.
 const SECOND: Prefix = Prefix::v4(192, 168, 1, 12, 24);
+/// The cable for answers that go past: the client's end, the real servers' end.
+const BACK: [Prefix; 2] = [Prefix::v4(10, 9, 0, 1, 24), Prefix::v4(10, 9, 0, 2, 24)];
 /// The client where it is in the real servers' network.
 const NEAR_CLIENT: Prefix = Prefix::v4(192, 168, 1, 100, 24);
 
@@ -28,8 +59,10 @@ impl Topology {
     /// The network that is measured, with this in its middle.
     pub fn measured(between: Between) -> Topology {
         let path = match between {
-            Between::Nobody | Between::Wire | Between::Kernel => Path::Kernel,
-            Between::Frames => Path::Frames,
+            Between::Nobody | Between::Wire | Between::Kernel | Between::KernelOneWay => {
+                Path::Kernel
+            }
+            Between::Frames | Between::FramesOneWay | Between::FramesWrapped => Path::Frames,
             Between::Tun => Path::Tun,
         };
         let mut topology = Topology::nat(path);
@@ -55,6 +88,14 @@ impl Topology {
                 _ => {}
             }
         }
+        if between.is_one_way() {
+            topology.lay_back_cable();
+            topology.method = match between {
+                Between::FramesWrapped => "tunnel",
+                _ => "route",
+            }
+            .to_string();
+        }
         if between == Between::Nobody {
             // One cable for both.
             topology.segments.retain(|segment| segment.name == "in");
@@ -63,6 +104,36 @@ impl Topology {
             }
         }
         topology
+    }
+
+    /// A cable from the real servers' machine to the client. That machine has the VIP, too, and keeps
+    /// silent when somebody asks who has it.
+    fn lay_back_cable(&mut self) {
+        self.segments.push(Segment {
+            name: "back".to_string(),
+            net: Prefix::v4(10, 9, 0, 0, 24),
+            mtu: MTU_BYTES,
+        });
+        for host in &mut self.hosts {
+            match host.role {
+                Role::Client => {
+                    let end = interface("eth1", "back", 0x64, vec![BACK[0]]);
+                    host.interfaces.push(end);
+                }
+                Role::RealServer { .. } => {
+                    let end = interface("eth1", "back", 0x1b, vec![BACK[1]]);
+                    host.interfaces.extend([end, loopback(VIP)]);
+                    host.wiring.routes = vec![route(ANYWHERE, BACK[0])];
+                    for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+                        let name = format!("ipv4/conf/all/{name}");
+                        host.sysctls.push((name, value.to_string()));
+                    }
+                }
+                _ => continue,
+            }
+            // What comes back, or out of a tunnel, has a source that is elsewhere.
+            host.sysctls.extend(no_reverse_path_filter());
+        }
     }
 }
 
@@ -81,7 +152,7 @@ fn fit_director(host: &mut Host, between: Between) {
             };
             host.sysctls.iter_mut().for_each(forward);
         }
-        Between::Nobody | Between::Frames | Between::Tun => {}
+        _ => {}
     }
 }
 
@@ -106,13 +177,7 @@ mod tests {
 
     #[test]
     fn every_cable_has_two_ends() {
-        for between in [
-            Between::Nobody,
-            Between::Wire,
-            Between::Kernel,
-            Between::Frames,
-            Between::Tun,
-        ] {
+        for between in Between::ALL {
             let topology = Topology::measured(between);
             let all = topology.hosts.iter().flat_map(|host| &host.interfaces);
             let segments: Vec<&str> = all.map(|at| at.segment.as_str()).collect();
@@ -125,6 +190,9 @@ mod tests {
                 };
                 assert_eq!(ends, wanted, "{between:?} {name}");
             }
+            let back = segments.iter().filter(|segment| **segment == "back");
+            let wanted = if between.is_one_way() { 2 } else { 0 };
+            assert_eq!(back.count(), wanted, "{between:?}");
         }
     }
 }

@@ -141,7 +141,7 @@ impl Topology {
     }
 }
 
-fn loopback(address: IpAddr) -> Interface {
+pub(super) fn loopback(address: IpAddr) -> Interface {
     Interface {
         name: "lo".to_string(),
         segment: String::new(),
@@ -150,7 +150,7 @@ fn loopback(address: IpAddr) -> Interface {
     }
 }
 
-fn no_reverse_path_filter() -> [(String, String); 2] {
+pub(super) fn no_reverse_path_filter() -> [(String, String); 2] {
     ["all", "default"].map(|name| {
         let name = format!("ipv4/conf/{name}/rp_filter");
         (name, "0".to_string())
