@@ -224,9 +224,18 @@ pub struct Frames {
     pub per_second: Option<f64>,
     /// For how long.
     pub seconds: f64,
-    /// Different source ports.
-    pub flows: u16,
+    /// At most so many; without a bound if left out.
+    pub frames: Option<u64>,
+    /// Different source addresses and ports, at most [`FLOWS_MAX`].
+    pub flows: u32,
 }
+
+/// Most flows of one sender: each has its frame in memory.
+pub const FLOWS_MAX: u32 = 2_000_000;
+/// Source ports of one address.
+const PORTS: std::ops::Range<u32> = 1024..65_535;
+/// Source addresses beyond the sender's own count on from here. Nobody answers to them.
+const STRANGERS: u32 = u32::from_be_bytes([10, 128, 0, 0]);
 
 /// What a sender of frames says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -254,20 +263,22 @@ impl Frames {
     /// When the neighbour is not there, or the interface cannot be opened.
     pub fn run(&self, inside: &Inside) -> io::Result<FramesReport> {
         let Outlet { mut tx, macs, own } = Outlet::towards(inside, self.via)?;
-        let flows = usize::from(self.flows.max(1));
-        let port = |flow: usize| 1024 + (flow % usize::from(u16::MAX - 1024)) as u16;
-        let frames: Vec<_> = (0..flows)
-            .map(|flow| frame(macs, SocketAddrV4::new(own, port(flow)), self.target))
+        let frames: Vec<_> = (0..self.flows.clamp(1, FLOWS_MAX))
+            .map(|flow| frame(macs, source(own, flow), self.target))
             .collect();
         let mut ring = frames.iter().cycle();
         let (start, length) = (Instant::now(), duration(self.seconds));
         say(SENDING)?;
         let mut report = FramesReport::default();
         while start.elapsed() < length {
+            let done = report.sent + report.refused;
+            let left = self.frames.unwrap_or(u64::MAX).saturating_sub(done);
+            if left == 0 {
+                break;
+            }
             let count = match self.per_second {
                 None => BATCH,
                 Some(rate) => {
-                    let done = report.sent + report.refused;
                     let due = (start.elapsed().as_secs_f64() * rate) as u64;
                     if due <= done {
                         rest(Duration::from_secs_f64((done + 1) as f64 / rate), start);
@@ -277,6 +288,7 @@ impl Frames {
                     (due - done).min(BATCH as u64) as usize
                 }
             };
+            let count = left.min(count as u64) as usize;
             let views = ring.by_ref().take(count).map(|frame| FrameView {
                 bytes: frame,
                 offload: Offload::default(),
@@ -289,6 +301,16 @@ impl Frames {
         report.took_s = start.elapsed().as_secs_f64();
         Ok(report)
     }
+}
+
+/// Where the frames of a flow come from.
+fn source(own: Ipv4Addr, flow: u32) -> SocketAddrV4 {
+    let ports = PORTS.end - PORTS.start;
+    let address = match flow / ports {
+        0 => own,
+        number => Ipv4Addr::from(STRANGERS + number),
+    };
+    SocketAddrV4::new(address, (PORTS.start + flow % ports) as u16)
 }
 
 fn frame((to, from): (Mac, Mac), source: SocketAddrV4, target: SocketAddrV4) -> [u8; FRAME_BYTES] {
@@ -424,6 +446,15 @@ mod tests {
             (1024, FRAMES_PORT)
         );
         assert_eq!(packet.target(), IpAddr::V4(*target.ip()));
+    }
+
+    #[test]
+    fn every_flow_has_a_source_of_its_own() {
+        let own = Ipv4Addr::new(1, 2, 3, 100);
+        let sources: std::collections::BTreeSet<_> =
+            (0..200_000).map(|flow| source(own, flow)).collect();
+        assert_eq!(sources.len(), 200_000);
+        assert_eq!(source(own, 0), SocketAddrV4::new(own, 1024));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod plot;
 mod proxy;
 pub mod record;
 pub mod report;
+pub mod rig;
 pub mod search;
 pub mod selftest;
 pub mod table;
@@ -25,11 +26,14 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use fingerprint::Fingerprint;
-use measure::{Kind, Measure, Rig};
+use measure::{Kind, Measure};
 use noise::Watch;
 use peer::Peer;
 use record::{Document, FORMAT, MeasureRow, Missing, PeerRow, Plan, Sample};
+use rig::Rig;
 use tally::Summary;
+
+use crate::lab::topology::Between;
 
 /// Failures in a row after which a peer is not asked for a measure any more.
 const FAILURES_MAX: u32 = 2;
@@ -233,16 +237,16 @@ impl Run<'_> {
         for index in 0..self.rigs.len() {
             let peer = &self.rigs[index].peer;
             let (name, has_udp) = (peer.name(), peer.has_udp());
-            let keeps = ["haproxy", "nginx", "ulvs-packet", "ulvs-mmsg", "ulvs-tun"];
-            let keeps = keeps.contains(&name);
+            let keeps = peer.keeps_connections();
+            let is_bare = matches!(peer.between(), Between::Nobody | Between::Wire);
             let pages = matches!(measure.kind, Kind::Pages { .. });
             if measure.needs_udp() && !has_udp {
                 self.miss(&format!("{} of {name}", measure.name), "it has no UDP");
-            } else if measure.kind == Kind::Held && !keeps {
+            } else if measure.is_memory() && !keeps {
                 let why =
                     "what it keeps of connections is nothing, or the kernel's and not told apart";
                 self.miss(&format!("{} of {name}", measure.name), why);
-            } else if lean && pages && ["none", "bare-packet", "bare-mmsg"].contains(&name) {
+            } else if lean && pages && is_bare {
                 self.miss(&format!("{} of {name}", measure.name), "left to a full run");
             } else {
                 who.push(index);

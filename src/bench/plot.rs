@@ -38,7 +38,7 @@ pub fn bars(measure: &MeasureRow, lines: &[(usize, Line)]) -> String {
     let mut svg = open(height, &name);
     for (row, (place, line)) in lines.iter().enumerate() {
         let top = ROW * row as f64 + 4.0;
-        let (middle, bar) = (top + ROW / 2.0 - 2.0, ROW - 8.0);
+        let (middle, bar) = (top + (ROW - 8.0) / 2.0, ROW - 8.0);
         let peer = escape(&line.peer);
         let _ = write!(
             svg,

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::measure::{Outcome, Stream};
+use super::rig::{Outcome, Stream};
 
 /// Trials of one search at most.
 pub const TRIALS_MAX: u32 = 16;

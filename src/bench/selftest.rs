@@ -3,9 +3,10 @@
 
 use std::io;
 
-use super::measure::{Kind, Rig};
+use super::measure::Kind;
 use super::noise::Watch;
 use super::peer;
+use super::rig::Rig;
 
 /// How far off a figure may be.
 pub const TOLERANCE: f64 = 0.01;

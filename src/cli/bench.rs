@@ -187,7 +187,7 @@ fn options(name: &str, words: &RunWords) -> io::Result<Options> {
         measures,
         lean: quick && words.peers.is_empty() && words.measures.is_empty(),
         // Three minutes are three minutes.
-        retry_seconds: if quick { 8.0 } else { expected / 3.0 },
+        retry_seconds: if quick { 25.0 } else { expected / 3.0 },
     })
 }
 

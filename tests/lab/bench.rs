@@ -40,7 +40,8 @@ fn it_measures_everybody_who_is_there_and_leaves_nothing() {
     let (place, before) = (Place::new(), machine());
     let out = place.folder.join("run");
     let out = out.to_str().unwrap();
-    let peers = "none,route,bare-mmsg,nft,haproxy,nginx,ulvs-packet,ulvs-tun";
+    let peers = "none,route,bare-mmsg,nft,haproxy,nginx,ulvs-packet,ulvs-tun,route-oneway,\
+                 ulvs-dr,ulvs-ipip";
     let words = [
         "full",
         "--peers",

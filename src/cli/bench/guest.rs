@@ -70,9 +70,12 @@ pub(super) struct FramesWords {
     /// For how long
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Different source ports
+    /// At most so many
+    #[arg(long)]
+    frames: Option<u64>,
+    /// Different sources
     #[arg(long, default_value_t = 256)]
-    flows: u16,
+    flows: u32,
 }
 
 /// `ulvs bench guest talk`
@@ -107,6 +110,7 @@ impl Guest {
                     via: words.via,
                     per_second: words.per_second,
                     seconds: words.seconds,
+                    frames: words.frames,
                     flows: words.flows,
                 };
                 say(&serde_json::to_string(&frames.run(&inside)?)?)
