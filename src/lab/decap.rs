@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::gather::Gather;
 use super::link::Network;
@@ -22,6 +23,10 @@ const ARRIVALS_MAX: usize = 32;
 const TURNS_MAX: usize = 8;
 /// Bytes that may wait in a socket; the kernel counts more for a packet than it is long.
 const WAITING_BYTES_MAX: libc::c_int = 32 << 20;
+/// While so much comes between two looks, nobody wakes this thread for each packet, which would cost the
+/// sender more than the packet: it looks again after a pause, as a network card holds back its interrupts.
+const BUSY_BYTES: usize = 16 << 10;
+const PAUSE: Duration = Duration::from_micros(50);
 /// The longest packet.
 const PACKET_BYTES_MAX: usize = 65_536;
 /// Room for what the kernel says beside an arrival, in words of eight bytes.
@@ -71,19 +76,29 @@ impl Unwrapper {
         let mut waiter = Waiter::new(fds);
         // It fails when the kernel has no memory: then the lab is lost anyhow.
         while waiter.wait(None).is_ok() {
-            for (index, fd) in fds.into_iter().enumerate() {
-                let unwrap = if index < self.raw.len() {
-                    unwrap_packet
-                } else {
-                    unwrap_datagram
-                };
-                self.empty(fd, unwrap);
+            while self.empty_all(fds) >= BUSY_BYTES {
+                pause();
             }
         }
     }
 
-    /// Unwraps what waits in a socket.
-    fn empty(&mut self, fd: i32, unwrap: fn(&mut [u8]) -> Option<&mut [u8]>) {
+    /// Unwraps what waits; says how many bytes that were.
+    fn empty_all(&mut self, fds: [i32; 3]) -> usize {
+        let mut bytes = 0;
+        for (index, fd) in fds.into_iter().enumerate() {
+            let unwrap = if index < self.raw.len() {
+                unwrap_packet
+            } else {
+                unwrap_datagram
+            };
+            bytes += self.empty(fd, unwrap);
+        }
+        bytes
+    }
+
+    /// Unwraps what waits in a socket; says how many bytes that were.
+    fn empty(&mut self, fd: i32, unwrap: fn(&mut [u8]) -> Option<&mut [u8]>) -> usize {
+        let mut taken = 0;
         let Unwrapper {
             inbox, gather, tx, ..
         } = self;
@@ -99,6 +114,7 @@ impl Unwrapper {
             let count = inbox.receive(fd);
             for index in 0..count {
                 let (bytes, each) = inbox.arrival(index);
+                taken += bytes.len();
                 for packet in bytes.chunks_mut(each) {
                     if let Some(inner) = unwrap(packet) {
                         gather.push(inner, &mut send);
@@ -110,7 +126,16 @@ impl Unwrapper {
             }
         }
         gather.flush(&mut send);
+        taken
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "not to be woken is what it is for"
+)]
+fn pause() {
+    std::thread::sleep(PAUSE);
 }
 
 /// The packet in IP or GRE.

@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use super::frame_tests::*;
 use super::stream_tests::*;
 use super::world_tests::*;
-use crate::nic::{Backend, OpenOptions, Side, open};
+use crate::nic::{Backend, OpenOptions, Side, cut, open};
 use crate::rng::Rng;
+use crate::wire::checksum::{self, Sum};
 use crate::wire::offload::VNET_HEADER_LEN;
-use crate::wire::{FrameView, Offload};
+use crate::wire::{FrameView, Layout, Offload, Packet};
 
 /// A frame of IPv4 and TCP with an unfinished checksum, to be cut into segments of 1000 bytes where
 /// it is longer than the MTU.
@@ -124,6 +125,63 @@ fn super_frames_leave_by_interfaces_that_cannot_cut_them() {
             }
         }
     });
+}
+
+/// Datagrams of 1000 bytes, the last one shorter: whole where the device could cut them, and else cut by
+/// the kernel, or by us where it is too old; on the wire they are the same.
+#[test]
+fn super_frames_of_udp_are_datagrams_with_sums_at_last() {
+    in_world(User::Same, || {
+        let (client, director) = two_spaces();
+        let (_, mut tx) = client.enter(|| open(Backend::Packet, &options("c0")).unwrap());
+        let (mut rx, _) = director.enter(|| open(Backend::Packet, &options("d0")).unwrap());
+        let data: Vec<u8> = (0..4700u32).map(|at| (at / 3) as u8).collect();
+        let whole = udp_frame(&data);
+        let view = FrameView {
+            bytes: &whole,
+            offload: Offload::datagrams(34, 1000),
+            raw_ip: false,
+        };
+        for device_can in [true, false] {
+            client.enter(|| set_checksumming("c0", device_can));
+            assert_eq!(tx.send(&mut std::iter::once(view)).taken, 1);
+            let mut frames = receive(&mut *rx, 1);
+            if device_can && frames[0].len() == whole.len() {
+                frames = cut::datagrams(&view).expect("a super-frame");
+            }
+            while frames.len() < 5 {
+                frames.extend(receive(&mut *rx, 1));
+            }
+            assert_eq!(frames.len(), 5);
+            for (mut bytes, data) in frames.into_iter().zip(data.chunks(1000)) {
+                assert_eq!(&bytes[42..], data);
+                assert!(bytes[40..42] != [0, 0], "it has a sum");
+                let layout = Layout::parse(&bytes, false).expect("lengths and header sum hold");
+                let packet = Packet::over(&mut bytes, layout, Offload::default());
+                assert!(packet.transport_sum_holds());
+            }
+        }
+    });
+}
+
+/// A super-frame of UDP over IPv4, its sum begun.
+fn udp_frame(data: &[u8]) -> Vec<u8> {
+    let mut bytes = frame(1, 42 + data.len());
+    bytes[12..14].copy_from_slice(&[0x08, 0x00]);
+    let (ip_len, udp_len) = ((28 + data.len()) as u16, (8 + data.len()) as u16);
+    bytes[14..34].copy_from_slice(&[
+        0x45, 0, 0, 0, 0, 9, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    bytes[16..18].copy_from_slice(&ip_len.to_be_bytes());
+    let sum = Sum::of(&bytes[14..34]).checksum();
+    bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+    bytes[34..38].copy_from_slice(&[0x9c, 0x40, 0x17, 0xc0]);
+    bytes[38..40].copy_from_slice(&udp_len.to_be_bytes());
+    let ends = [[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
+    let begun = checksum::pseudo_header(ends[0], ends[1], 17, udp_len.into()).folded();
+    bytes[40..42].copy_from_slice(&begun.to_be_bytes());
+    bytes[42..].copy_from_slice(data);
+    bytes
 }
 
 /// Frames that arrive while nobody takes them: what fits is delivered once and in order, what does

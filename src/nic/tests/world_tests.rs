@@ -300,7 +300,17 @@ fn route_request(message: Message) {
 /// `ethtool -K interface tso on|off`
 pub fn set_tcp_segmentation(interface: &str, on: bool) {
     const ETHTOOL_STSO: u32 = 0x1f;
-    let mut value = [ETHTOOL_STSO, u32::from(on)];
+    set_offload(interface, ETHTOOL_STSO, on);
+}
+
+/// `ethtool -K interface tx on|off`: without it the device finishes no sum, and so cuts nothing.
+pub fn set_checksumming(interface: &str, on: bool) {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    set_offload(interface, ETHTOOL_STXCSUM, on);
+}
+
+fn set_offload(interface: &str, command: u32, on: bool) {
+    let mut value = [command, u32::from(on)];
     let socket = crate::nic::sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).unwrap();
     let mut request = crate::nic::sys::request_for(interface).unwrap();
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
