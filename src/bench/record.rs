@@ -9,6 +9,9 @@ use super::fingerprint::Fingerprint;
 use super::noise::Noise;
 use super::tally::{Standing, Summary, standings};
 
+/// Whose figures the others' are compared with, where it was measured.
+pub const REFERENCE: &str = "ulvs-packet";
+
 /// The form of the file. One that a reader does not know is refused.
 pub const FORMAT: u32 = 1;
 
@@ -118,6 +121,9 @@ pub struct Line {
     pub summary: Option<Summary>,
     /// From which place to which it may stand.
     pub standing: Option<Standing>,
+    /// How many times the reference's figure is of this one, round by round; none for the reference
+    /// itself, and where there is none.
+    pub ratio: Option<Summary>,
     /// Rounds in which no window was quiet.
     pub noisy: usize,
     /// Rounds that brought no figure.
@@ -166,6 +172,7 @@ impl Document {
             peer: peer.to_string(),
             summary: Summary::of(&values),
             standing: None,
+            ratio: self.ratio(measure, &chosen),
             noisy: chosen.iter().filter(|sample| sample.noisy).count(),
             failed: chosen
                 .iter()
@@ -174,6 +181,21 @@ impl Document {
             percentiles: median_percentiles(&chosen),
             beside: median_beside(&chosen),
         })
+    }
+
+    /// Figures of the reference as multiples of these, each of the same round: what a round has done to
+    /// both is not in it.
+    fn ratio(&self, measure: &MeasureRow, samples: &[&Sample]) -> Option<Summary> {
+        let reference = self.chosen(&measure.name, REFERENCE);
+        let ratios = samples
+            .iter()
+            .filter(|sample| sample.peer != REFERENCE)
+            .filter_map(|own| {
+                let same = reference.iter().find(|other| other.round == own.round)?;
+                let own = own.value.filter(|value| *value > 0.0)?;
+                Some(same.value? / own)
+            });
+        Summary::of(&ratios.collect::<Vec<f64>>())
     }
 
     /// Reads a document.
@@ -291,6 +313,21 @@ pub(super) mod tests {
             .for_each(|sample| sample.noisy = true);
         let line = &document.lines(&document.measures[0])[0];
         assert_eq!((line.noisy, line.summary.unwrap().median), (1, 3.0));
+    }
+
+    /// Both are twice as fast in the second round; their ratio is not.
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        let mut document = example(&[(REFERENCE, &[30.0, 60.0, 33.0]), ("b", &[10.0, 20.0, 0.0])]);
+        let lines = document.lines(&document.measures[0]);
+        assert_eq!(lines[0].ratio, None);
+        let ratio = lines[1].ratio.unwrap();
+        assert_eq!(
+            (ratio.median, ratio.low, ratio.high, ratio.count),
+            (3.0, 3.0, 3.0, 2)
+        );
+        document.samples.retain(|sample| sample.peer == "b");
+        assert_eq!(document.lines(&document.measures[0])[0].ratio, None);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::plot;
-use super::record::{Document, Line, MeasureRow};
-use super::table::{figure, notes, place, range};
+use super::record::{Document, Line, MeasureRow, REFERENCE};
+use super::table::{figure, notes, place, range, times};
 
 const STYLE: &str = "
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -137,8 +137,10 @@ fn section(out: &mut String, document: &Document, measure: &MeasureRow) {
     if let Some(svg) = plot::curves(measure, &lines) {
         out.push_str(&svg);
     }
-    out.push_str(
-        "<table><tr><th></th><th>median</th><th>range</th><th>place</th><th>beside</th></tr>\n",
+    let _ = writeln!(
+        out,
+        "<table><tr><th></th><th>median</th><th>range</th><th>place</th>\
+         <th>{REFERENCE} is so many times it</th><th>beside</th></tr>"
     );
     for (_, line) in &lines {
         table_row(out, measure, line);
@@ -161,11 +163,13 @@ fn table_row(out: &mut String, measure: &MeasureRow, line: &Line) {
     beside.extend(notes(line));
     let _ = writeln!(
         out,
-        "<tr><th>{}</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>",
+        "<tr><th>{}</th><td class=\"n\">{}</td><td class=\"n\">{}</td><td>{}</td>\
+         <td class=\"n\">{}</td><td>{}</td></tr>",
         escape(&line.peer),
         escape(&median),
         escape(&range),
         escape(&place),
+        line.ratio.as_ref().map_or(String::new(), times),
         escape(&beside.join(", "))
     );
 }

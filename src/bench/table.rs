@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::record::{Document, Line, MeasureRow};
+use super::record::{Document, Line, MeasureRow, REFERENCE};
 use super::tally::{Standing, Summary, short};
 
 /// The whole run, ready to print.
@@ -57,6 +57,9 @@ fn row(measure: &MeasureRow, line: &Line, width: usize) -> String {
         range(summary, &measure.unit),
         place(line.standing),
     );
+    if let Some(ratio) = &line.ratio {
+        let _ = write!(text, "  {REFERENCE} × {}", times(ratio));
+    }
     for (name, value) in &line.beside {
         let _ = write!(text, "  {name} {}", short(*value));
     }
@@ -95,6 +98,11 @@ pub fn figure(value: f64, unit: &str) -> String {
             format!("{number}{space}{unit}")
         }
     }
+}
+
+/// A ratio with its range.
+pub fn times(ratio: &Summary) -> String {
+    format!("{:.2} ({:.2} … {:.2})", ratio.median, ratio.low, ratio.high)
 }
 
 /// `lowest … highest`
@@ -145,6 +153,13 @@ mod tests {
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
+    }
+
+    #[test]
+    fn others_are_laid_beside_the_reference() {
+        let document = example(&[(REFERENCE, &[20.0, 20.0]), ("b", &[10.0, 8.0])]);
+        let text = text(&document);
+        assert!(text.contains("ulvs-packet × 2.25 (2.00 … 2.50)"), "{text}");
     }
 
     #[test]
