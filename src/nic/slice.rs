@@ -10,9 +10,10 @@ use crate::time::Duration;
 /// What a thread asks for that moves packets: it is let in at once, and done within a fraction of this.
 pub const FOR_PACKETS: Duration = Duration::from_nanos(300_000);
 
-/// What a thread asks for that works for long at a time while packets wait for nobody; the longest there
-/// is.
-pub const FOR_LONG_WORK: Duration = Duration::from_millis(100);
+/// What a thread asks for that works for long at a time while packets wait for nobody: more than the
+/// scheduler gives by itself (2.8 ms at the most), so that all others are let in before it; not more
+/// than a tick of its clock, since who has used up its share waits for the end of such a slice.
+pub const FOR_LONG_WORK: Duration = Duration::from_millis(4);
 
 /// Asks for slices of this length for the calling thread; the kernel takes 0.1 to 100 ms. A thread
 /// with a policy that has no slices, real time for one, is left as it is.
