@@ -148,8 +148,11 @@ class PacketDraw:
             port = service.port
             if method == "masq" and not service.mark and self.chance(0.5):
                 port = self.random.choice(REAL_PORTS)
-            # Of several tunnels to one address the kernel knows the errors about one (docs/differences.md).
-            taken = self.tunnels.setdefault(address, method) != method and service.is_tunnelled()
+            # Of several tunnels to one address the kernel knows the errors about one, and what it learned
+            # of a tunnel's way may count for LVS-DR (docs/differences.md).
+            first = self.tunnels.setdefault(address, method)
+            direct = method == "dr" and METHODS.get(first, ([""], 0))[0][0] == "-i"
+            taken = first != method and (service.is_tunnelled() or direct)
             if not taken and (address, port) not in service.servers:
                 service.servers.append((address, port))
 
