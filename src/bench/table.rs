@@ -72,9 +72,9 @@ fn row(measure: &MeasureRow, line: &Line, width: usize) -> String {
 /// What a reader must know beside the figures.
 pub fn notes(line: &Line) -> Vec<String> {
     let mut notes = Vec::new();
-    let count = line.summary.map_or(0, |summary| summary.count);
+    let rounds = line.summary.map_or(0, |summary| summary.count) + line.failed;
     if line.noisy > 0 {
-        notes.push(format!("noisy: {} of {count}", line.noisy));
+        notes.push(format!("noisy: {} of {rounds}", line.noisy));
     }
     if line.failed > 0 {
         notes.push(format!("failed: {}", line.failed));
