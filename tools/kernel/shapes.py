@@ -82,11 +82,15 @@ def icmp(source, target, kind, code, rest, quoted):
 
 
 def readable(quoted):
-    """The same quotation as if it began an IPv4 packet with a whole header, or the first fragment of one."""
+    """The same quotation as if it began an IPv4 packet with a whole header, or the first fragment of one;
+    and so the packet in an envelope of IP in IP."""
     if quoted:
         quoted = bytes([0x40 | max(5, quoted[0] & 15)]) + quoted[1:]
     if len(quoted) > 7:
         quoted = quoted[:6] + bytes([quoted[6] & 0xE0, 0]) + quoted[8:]
+    inner = (quoted[0] & 15) * 4 if quoted else 0
+    if len(quoted) > inner and len(quoted) > 9 and quoted[9] == 4:
+        quoted = quoted[:inner] + readable(quoted[inner:])
     return quoted
 
 
